@@ -1,0 +1,81 @@
+# nodeshare: everything a developer or an operator of one machine runs. `make` alone says what there is.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+MAKEFLAGS += --no-print-directory
+
+VENV   := .venv
+PYTHON ?= python3
+BIN    := $(VENV)/bin
+SUDO   := $(if $(filter 0,$(shell id -u)),,sudo)
+PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet --require-hashes
+PYTEST := $(SUDO) env CI=$(CI) $(BIN)/python -m pytest
+
+.PHONY: help
+help:  ## What there is
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+.PHONY: up
+up: $(VENV)/.run  ## Install what is missing, then run the agents on this machine (Ctrl-C ends everything)
+	@exec $(SUDO) $(BIN)/nodeshare up $(ARGS)
+
+.PHONY: test
+test: $(VENV)/.dev  ## Install what is missing, then run all levels of the tests with short counts
+	@deploy/machine/install-packages test
+	$(PYTEST) $(ARGS)
+
+.PHONY: soak
+soak: $(VENV)/.dev  ## The same tests with the long counts
+	@deploy/machine/install-packages test
+	$(PYTEST) --soak --timeout 3600 $(ARGS)
+
+.PHONY: bench
+bench: $(VENV)/.dev  ## Measure against the peers on this machine; prints a table, writes build/bench.json
+	@deploy/machine/install-packages test bench
+	@mkdir -p build
+	$(SUDO) $(BIN)/python -m tests.bench --json build/bench.json $(ARGS)
+
+.PHONY: lint
+lint: $(VENV)/.dev  ## Formatting, lint, types, import rules, generated code, metrics
+	@deploy/machine/install-packages lint
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python proto/generate.py --check
+	promtool check metrics < tests/fixtures/exposition.txt
+
+.PHONY: proto
+proto: $(VENV)/.dev  ## Generate agents/_pb from proto/
+	$(BIN)/python proto/generate.py
+
+.PHONY: lock
+lock:  ## Pin the newest versions that pyproject.toml allows (needs uv)
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	  --no-annotate --no-header --quiet requirements-build.in -o requirements-build.lock
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	  --no-annotate --no-header --quiet pyproject.toml -o requirements.lock
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	  --no-annotate --no-header --quiet --extra dev -c requirements.lock pyproject.toml \
+	  -o requirements-dev.lock
+
+.PHONY: clean
+clean:  ## Remove what was built here (the virtual environment too)
+	$(SUDO) rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	$(SUDO) find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The build dependencies are pinned too: hence no build isolation.
+$(VENV)/.build: requirements-build.lock deploy/machine/install-packages
+	@deploy/machine/install-packages run
+	@echo "creating $(VENV) (a minute or two the first time)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(PIP) -r requirements-build.lock
+	@touch $@
+
+$(VENV)/.run: $(VENV)/.build requirements.lock pyproject.toml
+	@$(PIP) --no-build-isolation -r requirements.lock
+	@$(BIN)/python -m pip --disable-pip-version-check install --quiet --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.run requirements-dev.lock
+	@$(PIP) --no-build-isolation -r requirements-dev.lock
+	@touch $@

@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The console command `nodeshare`: verbs of the runtime here, verbs of an agent from its package.
+
+Translates errors to exit codes, once: 0 done, 1 failed, 2 wrong configuration or command line,
+130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+from agents import config
+from agents.agent import EXIT_CONFIG, Agent, installed, models
+from agents.errors import AgentError, ConfigError
+
+#: As a shell has it for a command that Ctrl-C ended.
+EXIT_INTERRUPTED = 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    agents = installed()
+    options = parser(agents).parse_args(arguments)
+    try:
+        code = int(options.run(options))
+        print(end="", flush=True)  # while an error can still be told
+        return code
+    except ConfigError as error:
+        print(f"nodeshare: {error}", file=sys.stderr)
+        return EXIT_CONFIG
+    except AgentError as error:
+        print(f"nodeshare: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:  # `| head`
+        discard_output()
+        return EXIT_INTERRUPTED
+    except OSError as error:  # a full disk, a file that may not be read
+        print(f"nodeshare: {error}", file=sys.stderr)
+        discard_output()
+        return 1
+
+
+def discard_output() -> None:
+    """Let what cannot be written go nowhere, instead of failing once more at the very end."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
+
+
+def parser(agents: Sequence[Agent]) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="nodeshare", description="Let many people share one Kubernetes node honestly."
+    )
+    parser.add_argument("--version", action="version", version=f"nodeshare {version('nodeshare')}")
+    verbs = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_up(verbs, agents)
+    _add_run(verbs, agents)
+    _add_check(verbs, agents)
+    _add_explain(verbs, agents)
+    _add_status(verbs, agents)
+    for agent in agents:
+        noun = verbs.add_parser(agent.noun, help=f"what belongs to {agent.section}")
+        agent.commands(noun.add_subparsers(required=True, metavar="VERB"))
+    return parser
+
+
+def _add_run(
+    verbs: argparse._SubParsersAction[argparse.ArgumentParser], agents: Sequence[Agent]
+) -> None:
+    parser = verbs.add_parser("run", help="run one agent (the entry point of its container)")
+    parser.add_argument("noun", choices=[agent.noun for agent in agents])
+    parser.add_argument("--config", type=Path, required=True, metavar="FILE")
+
+    def run(options: argparse.Namespace) -> int:
+        from agents.lifecycle import run_agent  # heavy: only a running agent needs it
+
+        agent = next(agent for agent in agents if agent.noun == options.noun)
+        return run_agent(agent, models(agents), options.config.absolute())
+
+    parser.set_defaults(run=run)
+
+
+def _add_check(
+    verbs: argparse._SubParsersAction[argparse.ArgumentParser], agents: Sequence[Agent]
+) -> None:
+    parser = verbs.add_parser("check", help="check a file; exit code 2 if it is wrong")
+    parser.add_argument("file", type=Path, metavar="FILE")
+
+    def run(options: argparse.Namespace) -> int:
+        loaded = config.load(options.file, models(agents))
+        names = ", ".join(sorted(loaded.sections)) or "no agent"
+        print(f"{options.file}: valid; configures {names}")
+        return 0
+
+    parser.set_defaults(run=run)
+
+
+def _add_explain(
+    verbs: argparse._SubParsersAction[argparse.ArgumentParser], agents: Sequence[Agent]
+) -> None:
+    parser = verbs.add_parser("explain", help="what a file would do on this machine")
+    parser.add_argument("file", type=Path, metavar="FILE")
+    parser.add_argument(
+        "--machine", metavar="M", help="on a described machine (a name or a YAML file) instead"
+    )
+
+    def run(options: argparse.Namespace) -> int:
+        loaded = config.load(options.file, models(agents))
+        for agent in agents:
+            if (section := loaded.sections.get(agent.section)) is not None:
+                lines = agent.explain(loaded.node, section, options.machine)
+                print("\n".join([f"{agent.section}:", *(f"  {line}" for line in lines)]))
+        return 0
+
+    parser.set_defaults(run=run)
+
+
+def _add_up(
+    verbs: argparse._SubParsersAction[argparse.ArgumentParser], agents: Sequence[Agent]
+) -> None:
+    parser = verbs.add_parser(
+        "up", help="run the agents on this machine; without a file, the demonstration"
+    )
+    parser.add_argument("--config", type=Path, metavar="FILE", help="run what this file configures")
+    parser.add_argument(
+        "--dir",
+        type=Path,
+        metavar="DIR",
+        help="where the demonstration keeps everything it makes (default /run/nodeshare/demo)",
+    )
+    parser.add_argument(
+        "--free-ports", action="store_true", help="take free ports instead of 9401-9413"
+    )
+    parser.add_argument("--plain", action="store_true", help="lines instead of a live table")
+
+    def run(options: argparse.Namespace) -> int:
+        from agents.standin.up import up  # heavy: the stand-in node, and rich
+
+        return up(agents, options)
+
+    parser.set_defaults(run=run)
+
+
+def _add_status(
+    verbs: argparse._SubParsersAction[argparse.ArgumentParser], agents: Sequence[Agent]
+) -> None:
+    parser = verbs.add_parser("status", help="this node at a glance")
+    parser.add_argument("--run-dir", type=Path, metavar="DIR", help="where the agents' sockets are")
+    parser.add_argument("--json", action="store_true", help="the agents' own documents")
+    parser.add_argument("--watch", action="store_true", help="again every two seconds")
+
+    def run(options: argparse.Namespace) -> int:
+        from agents.overview import show  # heavy: rich
+
+        return show(agents, options.run_dir, as_json=options.json, watch=options.watch)
+
+    parser.set_defaults(run=run)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

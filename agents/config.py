@@ -1,0 +1,340 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The configuration file: one YAML for the node, one section per agent, decoded strictly.
+
+The file decides; only identity (NODE_NAME) comes from the environment. Sections are described by
+the packages that own them: this module knows `node` alone, and reads the others through the models
+it is handed.
+"""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+import ipaddress
+import os
+import re
+import reprlib
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import ErrorDetails
+
+from agents import hostfs
+from agents.errors import ConfigError
+
+# More digits than anybody means would overflow, and lose their last ones on the way.
+_NUMBER = r"(\d{1,18}(?:\.\d{1,9})?)"
+_DURATION = re.compile(rf"{_NUMBER}(ms|s|m|h|d)")
+_quoting = reprlib.Repr()
+_quoting.maxstring = _quoting.maxother = _quoting.maxlong = 80
+_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_SIZE = re.compile(rf"{_NUMBER}\s*(B|KiB|MiB|GiB|TiB)")
+_BYTES = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
+
+
+def shown(value: object) -> str:
+    """A value as an error text quotes it: a whole section in the wrong place is cut short."""
+    return _quoting.repr(value)
+
+
+def parse_duration(value: object) -> object:
+    """`200ms`, `2s`, `5m`, `48h`, `30d` to seconds. Bare numbers are refused: they have no unit (0
+    has none).
+    """
+    if isinstance(value, str) and (match := _DURATION.fullmatch(value)):
+        return float(match[1]) * _SECONDS[match[2]]
+    if not isinstance(value, bool) and value == 0:
+        return 0.0
+    raise ValueError(
+        f"{shown(value)} is not a duration; write a number with ms, s, m, h or d, such as 2s"
+    )
+
+
+def parse_size(value: object) -> object:
+    """`512MiB`, `1GiB` to bytes. Bare numbers other than 0 are refused."""
+    if isinstance(value, str) and (match := _SIZE.fullmatch(value)):
+        return int(Decimal(match[1]) * _BYTES[match[2]])
+    if not isinstance(value, bool) and value == 0:
+        return 0
+    raise ValueError(
+        f"{shown(value)} is not a size; write a number with B, KiB, MiB, GiB or TiB, such as 1GiB"
+    )
+
+
+def _absolute(value: Path) -> Path:
+    if not value.is_absolute() or ".." in value.parts:
+        raise ValueError(f"{str(value)!r} is not an absolute path without '..'")
+    return value
+
+
+def _ip_address(value: object) -> object:
+    try:
+        return str(ipaddress.ip_address(str(value)))
+    except ValueError:
+        raise ValueError(f"{shown(value)} is not an IP address, such as 0.0.0.0 or ::1") from None
+
+
+#: Seconds, written with a unit.
+Duration = Annotated[float, BeforeValidator(parse_duration)]
+#: Bytes, written with a unit.
+Size = Annotated[int, BeforeValidator(parse_size)]
+#: A path on the host.
+HostPath = Annotated[Path, AfterValidator(_absolute)]
+#: Strict, because YAML's `yes` would else be port 1.
+Port = Annotated[int, Field(ge=0, le=65535, strict=True)]
+
+
+class Section(BaseModel):
+    """What every part of the configuration is: frozen, and strict about unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+
+class LogLevel(enum.Enum):
+    """Least severity that is written."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+class LogFormat(enum.Enum):
+    """One JSON object a line, or text for a terminal."""
+
+    JSON = "json"
+    TEXT = "text"
+
+
+class HostConfig(Section):
+    """Prefixes of the host's kernel file systems."""
+
+    proc: HostPath = hostfs.PROC
+    sys: HostPath = hostfs.SYS
+    dev: HostPath = hostfs.DEV
+    cgroup: HostPath = hostfs.CGROUP
+
+    def host_fs(self) -> hostfs.HostFs:
+        return hostfs.HostFs(self.proc, self.sys, self.dev, self.cgroup)
+
+
+class Ports(Section):
+    """TCP ports of the metrics listeners; 0 takes a free one."""
+
+    gpu_plugin: Port = 9401
+    fuse_mounter: Port = 9402
+    lxcfs_helper: Port = 9403
+
+
+class MetricsConfig(Section):
+    """Where Prometheus finds each agent: from other machines, hence on all addresses."""
+
+    address: Annotated[str, BeforeValidator(_ip_address)] = "0.0.0.0"  # noqa: S104
+    ports: Ports = Ports()
+
+
+class StatusPorts(Section):
+    """TCP ports of the status pages; 0 takes a free one."""
+
+    gpu_plugin: Port = 9411
+    fuse_mounter: Port = 9412
+    lxcfs_helper: Port = 9413
+
+
+class StatusConfig(Section):
+    """Where people find each agent's page.
+
+    It names everybody's pods: loopback, or a bearer token.
+    """
+
+    address: Annotated[str, BeforeValidator(_ip_address)] = "127.0.0.1"
+    ports: StatusPorts = StatusPorts()
+    #: A file whose first line is the token that a reader must send; None: no token.
+    token_file: HostPath | None = None
+
+    @model_validator(mode="after")
+    def _token_unless_loopback(self) -> StatusConfig:
+        if self.token_file is None and not ipaddress.ip_address(self.address).is_loopback:
+            raise ValueError(
+                f"address {self.address!r} can be reached from other machines;"
+                " set token_file, or use 127.0.0.1"
+            )
+        return self
+
+
+class LogConfig(Section):
+    """What agents write to stdout."""
+
+    level: LogLevel = LogLevel.INFO
+    format: LogFormat = LogFormat.JSON
+
+
+class ApiServerConfig(Section):
+    """Features that need the Kubernetes API server; off, nothing ever talks to it."""
+
+    enabled: bool = False
+
+
+class NodeConfig(Section):
+    """Shared by all agents of the node."""
+
+    #: Name of this node; None takes NODE_NAME from the environment, else the host name.
+    name: str | None = None
+    host: HostConfig = HostConfig()
+    state_dir: HostPath = hostfs.STATE_DIR
+    run_dir: HostPath = hostfs.RUN_DIR
+    kubelet_dir: HostPath = hostfs.KUBELET_DIR
+    cri_socket: HostPath = hostfs.CRI_SOCKET
+    metrics: MetricsConfig = MetricsConfig()
+    status: StatusConfig = StatusConfig()
+    log: LogConfig = LogConfig()
+    api_server: ApiServerConfig = ApiServerConfig()
+
+    def node_name(self) -> str:
+        return self.name or os.environ.get("NODE_NAME") or socket.gethostname()  # noqa: TID251 -- identity alone
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """A whole valid file. `sections` holds only those that were written; `digest` changes with any
+    byte.
+    """
+
+    node: NodeConfig
+    sections: Mapping[str, Section]
+    digest: str
+
+
+def load(path: Path, models: Mapping[str, type[Section]], *, only: str | None = None) -> Config:
+    """Read and check a file. Raises ConfigError with *all* problems, one a line, path first."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"cannot read {str(path)!r}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"cannot read {str(path)!r}: {error}") from error
+    return parse(text, models, only=only, name=str(path))
+
+
+def parse(
+    text: str,
+    models: Mapping[str, type[Section]],
+    *,
+    only: str | None = None,
+    name: str = "config",
+) -> Config:
+    """Check the text of a file; `name` stands before each problem.
+
+    `only` decodes `node` and that one section (None: all): one agent's mistake must not keep the
+    others from starting. A section that no agent owns is refused all the same.
+    """
+    document = _decode(text, name)
+    known: dict[str, type[Section]] = {"node": NodeConfig, **models}
+    problems = [
+        f"{key}: unknown key; known are {', '.join(sorted(known))}"
+        for key in document
+        if key not in known
+    ]
+    sections: dict[str, Section] = {}
+    for key, model in known.items():
+        if key == "node" or (key in document and only in (None, key)):
+            try:
+                sections[key] = model.model_validate(_content(document, key))
+            except ValidationError as error:
+                problems += [describe(key, detail, model) for detail in error.errors()]
+    if problems:
+        raise ConfigError("\n".join(f"{name}: {problem}" for problem in problems))
+    node = sections.pop("node")
+    assert isinstance(node, NodeConfig)
+    return Config(node, sections, hashlib.sha256(text.encode()).hexdigest())
+
+
+def _content(document: dict[str, Any], key: str) -> Any:
+    # A section that is written without content (`gpu_plugin:`) is all defaults.
+    return {} if document.get(key) is None else document[key]
+
+
+def describe(section: str, detail: ErrorDetails, model: type[Section]) -> str:
+    """One pydantic problem as `path: what was found; what to write instead`."""
+    path = ".".join([section, *(str(part) for part in detail["loc"])])
+    value = detail.get("input")
+    match detail["type"]:
+        case "extra_forbidden":
+            return f"{path}: unknown key{_known_keys(model, detail['loc'])}"
+        case "missing":
+            return f"{path}: missing; this key has no default"
+        case "value_error":
+            return f"{path}: {detail['ctx']['error']}"
+        case "union_tag_not_found":
+            return f"{path}: the key {detail['ctx']['discriminator']} is missing"
+        case "union_tag_invalid":
+            kind = detail["ctx"]
+            return f"{path}: {kind['tag']!r} is unknown; known are {kind['expected_tags']}"
+        case _:
+            return f"{path}: {shown(value)}: {detail['msg'][:1].lower()}{detail['msg'][1:]}"
+
+
+def _known_keys(model: type[Section], location: tuple[int | str, ...]) -> str:
+    """The keys that are allowed where the unknown one stands, as far as the path leads through
+    sections.
+    """
+    for part in location[:-1]:
+        field = model.model_fields.get(part) if isinstance(part, str) else None
+        if field is None or not isinstance(field.annotation, type):
+            return ""
+        if not issubclass(field.annotation, Section):
+            return ""
+        model = field.annotation
+    return f"; known are {', '.join(sorted(model.model_fields))}"
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """Refuses a key that is written twice: YAML would silently keep the last."""
+
+
+def _mapping(loader: _StrictLoader, node: yaml.MappingNode) -> dict[Any, Any]:
+    loader.flatten_mapping(node)
+    seen: set[Any] = set()
+    for key_node, _ in node.value:
+        key = loader.construct_object(key_node, deep=True)
+        if key in seen:
+            line = key_node.start_mark.line + 1
+            raise ConfigError(f"line {line}: the key {key!r} is written twice; keep one")
+        seen.add(key)
+    return loader.construct_mapping(node, deep=True)
+
+
+_StrictLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
+
+
+def _decode(text: str, name: str) -> dict[str, Any]:
+    try:
+        document = yaml.load(text, Loader=_StrictLoader)  # noqa: S506 -- derives from SafeLoader
+    except ConfigError as error:
+        raise ConfigError(f"{name}: {error.message}") from error
+    # ValueError and TypeError: a date that is none, a key that cannot be one.
+    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
+        raise ConfigError(f"{name}: not valid YAML: {' '.join(str(error).split())}") from error
+    if document is None:
+        return {}
+    if not isinstance(document, dict):
+        raise ConfigError(
+            f"{name}: the file holds {type(document).__name__}, not sections with keys"
+        )
+    if odd := [key for key in document if not isinstance(key, str)]:
+        raise ConfigError(f"{name}: {odd[0]!r}: a section name must be text")
+    return document

@@ -1,0 +1,45 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who runs on this node: value types and the `Containers` seam. How it is found out is in
+`agents.cri`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Pod:
+    """A pod as the runtime knows it.
+
+    Labels and annotations as they were when its sandbox was made.
+    """
+
+    name: str
+    namespace: str
+    uid: str
+    labels: Mapping[str, str] = field(default_factory=dict)
+    annotations: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Container:
+    """A running container.
+
+    `pid` is its first process on the host (None: the runtime did not tell).
+    """
+
+    id: str
+    name: str
+    pod: Pod
+    pid: int | None
+    created_at_ns: int = 0
+
+
+class Containers(Protocol):
+    """The containers that run on this node. Blocking; call it from a worker thread."""
+
+    def list(self) -> tuple[Container, ...]:
+        """All running containers. Raises Unavailable when the runtime does not answer in time."""

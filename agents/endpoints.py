@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an agent answers over HTTP: metrics and health for the cluster, status for this node alone.
+
+*Metrics* (`/metrics`, `/healthz`, `/readyz`) is reachable by Prometheus. *Status* (`/`,
+`/status.json`) names everybody's pods. Every answer is made from published snapshots. Knows no
+agent's content, and no socket.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from http import HTTPStatus
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import choose_encoder
+
+from agents.agent import Readiness, Status
+from agents.listeners import Answer, Request, Route
+from agents.page import render_page
+from agents.published import Published
+from agents.tables import Table
+
+#: The event loop counts as dead when it has not beaten for this long.
+HEARTBEAT_LIMIT_S = 10.0
+
+
+class Heartbeat:
+    """When the event loop last ran."""
+
+    def __init__(self) -> None:
+        self._at = time.monotonic()
+
+    def beat(self) -> None:
+        self._at = time.monotonic()
+
+    @property
+    def age_s(self) -> float:
+        return time.monotonic() - self._at
+
+
+def metrics_routes(
+    registry: CollectorRegistry, heartbeat: Heartbeat, readiness: Readiness
+) -> dict[str, Route]:
+    """For Prometheus and the kubelet's probes."""
+
+    def metrics(request: Request) -> Answer:
+        encode, content_type = choose_encoder(request.accept)
+        return Answer(encode(registry), content_type)
+
+    def healthz(_: Request) -> Answer:
+        if heartbeat.age_s < HEARTBEAT_LIMIT_S:
+            return Answer(b"ok\n")
+        text = f"event loop has not run for {heartbeat.age_s:.0f} s\n"
+        return Answer(text.encode(), code=HTTPStatus.SERVICE_UNAVAILABLE)
+
+    def readyz(_: Request) -> Answer:
+        reason = readiness.reason
+        if reason is None:
+            return Answer(b"ready\n")
+        return Answer(f"not ready: {reason}\n".encode(), code=HTTPStatus.SERVICE_UNAVAILABLE)
+
+    return {"/metrics": metrics, "/healthz": healthz, "/readyz": readyz}
+
+
+def status_routes(
+    identity: Mapping[str, str],
+    readiness: Readiness,
+    status: Published[Status],
+    tables: Callable[[Status], Sequence[Table]],
+) -> dict[str, Route]:
+    """For people and `nodeshare status`."""
+
+    def document() -> dict[str, object]:
+        reason = readiness.reason
+        return {**identity, "ready": reason is None, "reason": reason, **status.value}
+
+    def as_json(_: Request) -> Answer:
+        return Answer(json.dumps(document(), indent=1).encode() + b"\n", "application/json")
+
+    def page(_: Request) -> Answer:
+        html = render_page(
+            agent=identity["agent"],
+            node=identity["node"],
+            reason=readiness.reason,
+            tables=tables(status.value),
+        )
+        return Answer(html.encode(), "text/html; charset=utf-8")
+
+    return {"/status.json": as_json, "/": page}

@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every path of the host, in one place: as prefixes, so that a recorded tree or another root works.
+
+No other module may write a host path literal. Knows no file's content.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+PROC = Path("/proc")
+SYS = Path("/sys")
+DEV = Path("/dev")
+CGROUP = Path("/sys/fs/cgroup")
+STATE_DIR = Path("/var/lib/nodeshare")
+RUN_DIR = Path("/run/nodeshare")
+KUBELET_DIR = Path("/var/lib/kubelet")
+CRI_SOCKET = Path("/run/containerd/containerd.sock")
+#: Everything that the demonstration of `nodeshare up` makes is below this directory.
+DEMONSTRATION_DIR = Path("/run/nodeshare/demo")
+#: The userland that stand-in containers borrow, read-only: directories (or links, on a merged-usr
+#: host), and what in /etc a program needs to start and to name its user.
+USERLAND = tuple(Path(p) for p in ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32"))
+USERLAND_SETTINGS = tuple(
+    Path("/etc", name)
+    for name in ("alternatives", "group", "ld.so.cache", "nsswitch.conf", "passwd", "ssl/certs")
+)
+
+#: A longer path cannot be a socket: sun_path of unix(7) holds 108 bytes with its final zero.
+SOCKET_PATH_BYTES = 107
+
+# Inside a container (not host paths, but part of the same contract with users).
+CONTAINER_GPU_DIR = "/run/nodeshare/gpu"
+CONTAINER_ALLOCATIONS_DIR = "/run/nodeshare/allocations"
+
+
+@dataclass(frozen=True, slots=True)
+class HostFs:
+    """Prefixes under which the host's kernel file systems are found (a DaemonSet mounts them
+    elsewhere).
+    """
+
+    proc: Path = PROC
+    sys: Path = SYS
+    dev: Path = DEV
+    cgroup: Path = CGROUP
+
+    def of_pid(self, pid: int, *parts: str) -> Path:
+        """`/proc/<pid>/…` of the host."""
+        return self.proc.joinpath(str(pid), *parts)
+
+    @property
+    def fuse_device(self) -> Path:
+        return self.dev / "fuse"
+
+    @property
+    def fuse_connections(self) -> Path:
+        """fusectl: one directory per FUSE connection, named by the minor of its st_dev."""
+        return self.sys / "fs/fuse/connections"
+
+    @property
+    def cpu_devices(self) -> Path:
+        return self.sys / "devices/system/cpu"
+
+    def gpu_capabilities(self, minor: int) -> Path:
+        """Where NVIDIA's driver says which device nodes open a slice of `/dev/nvidia<minor>`."""
+        return self.proc / f"driver/nvidia/capabilities/gpu{minor}"
+
+    @property
+    def pci_devices(self) -> Path:
+        """One directory per PCI device, named as in `0000:3b:00.0`."""
+        return self.sys / "bus/pci/devices"

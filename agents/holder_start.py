@@ -1,0 +1,143 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Find the holder of a run directory, or start one; and take it away again. Knows no client.
+
+On a bare machine the agent starts it, in its own session and, where cgroups can be made, in its own
+cgroup: whatever ends the agent's service does not end the clients. In a cluster it is its own pod,
+and is only found here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from pathlib import Path
+
+import trio
+
+from agents import command, holder
+from agents.errors import Unavailable
+from agents.holder_client import HolderClient, connect
+from agents.hostfs import HostFs
+
+_START_LIMIT_S = 10.0
+_LOOK_AGAIN_S = 0.01
+_REMOVE_ATTEMPTS = 100
+
+#: Holders we started: kept, so that one which ended is reaped.
+_started: list[command.Child] = []
+
+
+def socket_path(run_dir: Path) -> Path:
+    return run_dir / "holder.sock"
+
+
+async def find_or_start(nursery: trio.Nursery, run_dir: Path, host: HostFs) -> HolderClient:
+    """A connection to the holder of `run_dir`. Raises Unavailable, with what its log says last."""
+    reap()
+    path = socket_path(run_dir)
+    try:
+        return await connect(nursery, path)
+    except Unavailable:
+        return await _start(nursery, path, host)
+
+
+async def _start(nursery: trio.Nursery, path: Path, host: HostFs) -> HolderClient:
+    path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    log = path.with_suffix(".log")
+    with log.open("ab") as output:
+        child = command.start(_command(path, host), cwd=Path(path.anchor), output=output)
+    _started.append(child)
+    move_to_own_cgroups(host.cgroup, path, child.pid)
+    deadline = trio.current_time() + _START_LIMIT_S
+    # When two are started at once, one gets the lock and answers, the other ends.
+    while child.poll() in (None, holder.EXIT_ALREADY_RUNNING) and trio.current_time() < deadline:
+        await trio.sleep(_LOOK_AGAIN_S)
+        try:
+            client = await connect(nursery, path)
+        except Unavailable:
+            continue
+        if client.pid != child.pid:
+            # Ours was the second; were the first to end now, it would find the lock free and stay.
+            command.end(child)
+        return client
+    last = log.read_text(errors="replace").strip().splitlines()[-1:]
+    raise Unavailable(
+        f"the holder did not start: {last[0] if last else 'no output'}",
+        remedy=f"see {str(log)!r}",
+    )
+
+
+def _command(path: Path, host: HostFs) -> list[str]:
+    # By file and isolated: without site-packages it is half as large.
+    interpreter = [sys.executable, "-I", "-S", str(Path(holder.__file__).resolve())]
+    return [*interpreter, "--socket", str(path), "--proc", str(host.proc)]
+
+
+def reap() -> None:
+    """Collect holders of ours that ended."""
+    _started[:] = [child for child in _started if child.poll() is None]
+
+
+def _cgroup_name(path: Path) -> str:
+    return "nodeshare-holder-" + hashlib.sha256(str(path).encode()).hexdigest()[:8]
+
+
+def _hierarchies(root: Path) -> list[Path]:
+    """Where groups can be made: the one of v2, or those of v1 that need no set-up first."""
+    if (root / "cgroup.procs").exists():
+        return [root]
+    try:
+        found = [one for one in root.iterdir() if one.is_dir() and not one.is_symlink()]
+    except OSError:
+        return []
+    return [one for one in found if one.name != "cpuset" and (one / "cgroup.procs").exists()]
+
+
+def move_to_own_cgroups(root: Path, path: Path, pid: int) -> tuple[Path, ...]:
+    """Best effort: where a group cannot be made, the holder shares the life of its starter."""
+    moved = []
+    for hierarchy in _hierarchies(root):
+        group = hierarchy / _cgroup_name(path)
+        try:
+            group.mkdir(exist_ok=True)
+            (group / "cgroup.procs").write_text(str(pid))
+            moved.append(group)
+        except OSError:
+            _remove(group)
+    return tuple(moved)
+
+
+async def clear(run_dir: Path, host: HostFs) -> None:
+    """Remove the files and cgroups of a holder that has ended."""
+    path = socket_path(run_dir)
+    await remove_cgroups(host.cgroup, path)
+    reap()
+    for left in (path, path.with_suffix(".log"), Path(f"{path}.lock")):
+        left.unlink(missing_ok=True)
+
+
+def own_cgroups(root: Path, path: Path) -> list[Path]:
+    """Those that were made for the holder at this socket."""
+    groups = [hierarchy / _cgroup_name(path) for hierarchy in _hierarchies(root)]
+    return [group for group in groups if group.exists()]
+
+
+async def remove_cgroups(root: Path, path: Path) -> None:
+    """When the holder and its clients have ended: a group with a process in it stays."""
+    left = own_cgroups(root, path)
+    for _ in range(_REMOVE_ATTEMPTS):
+        # The last process leaves its group a moment after it can be waited for.
+        left = [group for group in left if not _remove(group)]
+        if not left:
+            return
+        await trio.sleep(_LOOK_AGAIN_S)
+
+
+def _remove(group: Path) -> bool:
+    try:
+        group.rmdir()
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is new between two plans, as log lines: a steady agent is silent. Decides nothing."""
+
+from __future__ import annotations
+
+from agents.logs import Logger
+from gpu_plugin.resources import Plan
+
+
+def say(log: Logger, before: Plan, now: Plan) -> None:
+    """New problems; devices that came, went, or changed their health."""
+    known = {problem.text for problem in before.problems}
+    for problem in now.problems:
+        if problem.text not in known:
+            log.warning("resource problem", resource=problem.resource, error=problem.text)
+    _say_devices(log, before, now)
+
+
+def _say_devices(log: Logger, before: Plan, now: Plan) -> None:
+    former, current = _health(before), _health(now)
+    for uuid, resource in now.serving.items():
+        unhealthy = current[uuid]
+        if unhealthy is not None and former.get(uuid) is None:
+            log.warning("device unhealthy", resource=resource, device_id=uuid, error=unhealthy)
+        elif uuid not in former:
+            log.info("device served", resource=resource, device_id=uuid)
+        elif unhealthy is None and former[uuid] is not None:
+            log.info("device healthy again", resource=resource, device_id=uuid)
+    for uuid in former.keys() - current.keys():
+        log.info("device gone", resource=before.serving[uuid], device_id=uuid)
+
+
+def _health(plan: Plan) -> dict[str, str | None]:
+    return {
+        served.device.uuid: served.unhealthy
+        for resource in plan.resources
+        for served in resource.devices
+    }

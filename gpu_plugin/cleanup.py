@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Take away allocation directories that nobody holds any more. In doubt, keep them.
+
+A directory is held while a process carries its mount, or while podresources lists a container with
+exactly its units. It goes after it was seen unheld for a whole grace period without a break: an
+answer to Allocate is mounted a little later, and a crashed container comes back to the same
+directory minutes later.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from agents import mountinfo
+from agents.logs import get_logger
+from gpu_plugin.identity import Allocation, Allocations
+
+#: Unit sets by resource, one for each container that podresources lists.
+Held = Mapping[str, Iterable[frozenset[str]]]
+
+#: Allocations of one pod (its init and main containers) come within this time.
+_ONE_ADMISSION_NS = 60 * 1_000_000_000
+
+
+def held_by_pods(allocations: Iterable[Allocation], held: Held) -> set[str]:
+    """Names whose exact units a container holds. Of several with the same units, only the newest
+    and those of the same admission: the others belonged to former pods.
+    """
+    groups: dict[tuple[str, frozenset[str]], list[Allocation]] = {}
+    for allocation in allocations:
+        groups.setdefault((allocation.resource, allocation.ids), []).append(allocation)
+    sets = {resource: set(ids) for resource, ids in held.items()}
+    names: set[str] = set()
+    for (resource, ids), group in groups.items():
+        if ids in sets.get(resource, ()):
+            newest = max(allocation.made_at_ns for allocation in group)
+            names |= {a.name for a in group if a.made_at_ns >= newest - _ONE_ADMISSION_NS}
+    return names
+
+
+def mounted_names(proc: Path, names: frozenset[str]) -> set[str] | None:
+    """Those of `names` that any process has mounted, judged by the last component of the mount's
+    root: a forged one only keeps a directory longer. None when a process that
+    may belong to a pod could not be looked at.
+    """
+    found: set[str] = set()
+    seen: set[tuple[int, int, int]] = set()
+    for pid in filter(str.isdigit, os.listdir(proc)):
+        try:
+            namespace = (proc / pid / "ns/mnt").stat().st_ino
+            root = (proc / pid / "root").stat()
+            # Processes of one namespace see the same mounts, unless one has another root directory.
+            if (view := (namespace, root.st_dev, root.st_ino)) in seen:
+                continue
+            seen.add(view)
+            entries = mountinfo.read(proc, pid)
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # it ended meanwhile, or is a zombie
+        except OSError:
+            if _may_be_in_a_pod(proc, pid):
+                return None
+            continue  # init of some machines lets nobody look, root included
+        found |= names & {entry.root.rpartition("/")[2] for entry in entries}
+    return found
+
+
+def _may_be_in_a_pod(proc: Path, pid: str) -> bool:
+    """Every cgroup that the kubelet makes for a pod has `pod` in its path, whatever the driver."""
+    try:
+        return "pod" in (proc / pid / "cgroup").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    except OSError:
+        return True
+
+
+class Cleaner:
+    """Remembers since when each directory is unheld. Blocking; call it from a worker thread."""
+
+    def __init__(self, allocations: Allocations, proc: Path, *, grace_s: float) -> None:
+        self._allocations, self._proc, self._grace_s = allocations, proc, grace_s
+        self._unheld_since: dict[str, float] = {}
+
+    def sweep(self, held: Held, now: float) -> tuple[str, ...]:
+        """One look at `now` (monotonic seconds); returns the names that were removed. `held` is
+        what podresources says now: without its answer there must be no sweep.
+        """
+        names = self._allocations.names()
+        mounted = mounted_names(self._proc, names)
+        if mounted is None:
+            self._unheld_since.clear()
+            return ()
+        recorded = self._allocations.recorded()
+        kept = mounted | held_by_pods(recorded, held)
+        if any(ids for sets in held.values() for ids in sets):
+            # A directory without a record could be of any pod that still runs.
+            kept |= names - {allocation.name for allocation in recorded}
+        self._unheld_since = {name: self._unheld_since.get(name, now) for name in names - kept}
+        due = [name for name, since in self._unheld_since.items() if now - since >= self._grace_s]
+        return tuple(name for name in sorted(due) if self._remove(name))
+
+    def _remove(self, name: str) -> bool:
+        try:
+            self._allocations.remove(name)
+        except OSError as error:
+            path = self._allocations.containers / name
+            get_logger().warning(
+                "allocation kept", path=str(path), errno=error.errno, error=str(error)
+            )
+            return False
+        self._unheld_since.pop(name, None)
+        return True

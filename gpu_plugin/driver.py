@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The NVIDIA driver, through pynvml: `Nvml` for real machines. Opened by the first call.
+
+Knows no rule and no pod. `driver_session` knows how NVML fails, `driver_queries` what it tells.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import threading
+import time
+from typing import Any
+
+from agents.errors import AgentError
+from agents.hostfs import HostFs
+from gpu_plugin.devices import (
+    Gpu,
+    GpuProcess,
+    LostGpu,
+    Machine,
+    Memory,
+    MemoryLimits,
+    Utilisation,
+    XidEvent,
+)
+from gpu_plugin.driver_queries import NO_INSTANCE, DriverQueries
+from gpu_plugin.driver_session import Session, SessionEnded, Sessions, TimedOut
+from gpu_plugin.nvml import DeviceIsGone, GpuIsLost, NoSuchCgroup, NotSupported
+
+#: How long one wait inside NVML lasts: for so long it keeps a driver reload or a close waiting.
+_EVENT_SLICE_S = 0.2
+
+
+class PynvmlDriver:
+    """Safe to call from several threads. NVML never takes the verdict "lost" back within a session:
+    while a GPU is lost, `machine` opens a new one, at most every `renew_lost_s`."""
+
+    def __init__(self, host: HostFs | None = None, *, renew_lost_s: float = 30.0) -> None:
+        self._host = host or HostFs()
+        self._renew_lost_s = renew_lost_s
+        self._sessions = Sessions()
+        self._uuid_by_index: dict[int, str] = {}
+        self._mig_modes: dict[str, bool | None] = {}
+        self._renewed = -math.inf
+        self._closed = threading.Event()
+
+    def machine(self) -> Machine:
+        now = time.monotonic()
+        if self._sessions.saw_lost and now - self._renewed >= self._renew_lost_s:
+            self._sessions.renew()
+            self._renewed = now
+        return self._sessions.run(self._enumerate)
+
+    def memory(self, uuid: str) -> Memory:
+        return self._sessions.run(lambda session: DriverQueries(session).memory(uuid))
+
+    def processes(self, uuid: str) -> tuple[GpuProcess, ...]:
+        return self._sessions.run(lambda session: DriverQueries(session).processes(uuid))
+
+    def utilisation(self, uuid: str) -> Utilisation:
+        return self._sessions.run(lambda session: DriverQueries(session).utilisation(uuid))
+
+    def wait_event(self, timeout_s: float) -> XidEvent | None:
+        deadline = time.monotonic() + timeout_s
+        while True:
+            limit = min(_EVENT_SLICE_S, max(0.0, deadline - time.monotonic()))
+            event = self._sessions.run(lambda session: self._wait(session, limit))  # noqa: B023 -- runs now
+            if event or self._closed.is_set() or time.monotonic() >= deadline:
+                return event
+
+    def memory_limits(self, uuid: str, cgroup: str) -> MemoryLimits:
+        def get(session: Session) -> MemoryLimits:
+            answer = _limits(session, "Get")
+            answer.nameSpace = cgroup.encode()
+            _on_cgroup(session, uuid, "nvmlDeviceGetMemoryLimits_v1", answer, cgroup)
+            unlimited = session.pynvml.NVML_DEVICE_MEMORY_LIMIT_MAX
+            soft, hard = answer.softLimit, answer.hardLimit
+            return MemoryLimits(
+                soft=None if soft in (0, unlimited) else soft,
+                hard=None if hard == unlimited else hard,
+                used=answer.currentUsed,
+            )
+
+        return self._sessions.run(get)
+
+    def set_memory_limits(self, uuid: str, cgroup: str, limits: MemoryLimits) -> None:
+        def set_limits(session: Session) -> None:
+            wanted = _limits(session, "Set")
+            unlimited = session.pynvml.NVML_DEVICE_MEMORY_LIMIT_MAX
+            wanted.nameSpace = cgroup.encode()
+            # No guarantee is 0; the largest value would guarantee all the memory there is.
+            wanted.softLimit = limits.soft or 0
+            wanted.hardLimit = unlimited if limits.hard is None else limits.hard
+            _on_cgroup(session, uuid, "nvmlDeviceSetMemoryLimits_v1", wanted, cgroup)
+
+        self._sessions.run(set_limits)
+
+    def close(self) -> None:
+        self._closed.set()
+        self._sessions.close()
+
+    def _enumerate(self, session: Session) -> Machine:
+        queries = DriverQueries(session)
+        driver_version = session.call("nvmlSystemGetDriverVersion")
+        gpus: list[Gpu] = []
+        failed: dict[int, AgentError] = {}
+        for index in range(session.call("nvmlDeviceGetCount")):
+            try:
+                self._uuid_by_index[index] = uuid = queries.identify(index)
+                gpus.append(queries.gpu(uuid, index, self._host))
+            except SessionEnded:
+                raise
+            except AgentError as error:  # this GPU alone
+                failed[index] = error
+        self._forget_verdicts_of_changed(session, gpus)
+        answered = {gpu.uuid for gpu in gpus}
+        lost = [
+            # Indices shift when a GPU vanishes, so a remembered UUID may have answered elsewhere.
+            LostGpu(index, uuid if uuid not in answered else None, str(error))
+            for index, error in failed.items()
+            for uuid in [self._uuid_by_index.get(index)]
+        ]
+        return Machine(driver_version, tuple(gpus), tuple(lost))
+
+    def _forget_verdicts_of_changed(self, session: Session, gpus: list[Gpu]) -> None:
+        """What a GPU supports depends on its MIG mode."""
+        modes = {gpu.uuid: gpu.mig_enabled for gpu in gpus}
+        if any(self._mig_modes.get(uuid, mode) != mode for uuid, mode in modes.items()):
+            session.forget_verdicts()
+        self._mig_modes |= modes
+
+    def _wait(self, session: Session, limit_s: float) -> XidEvent | None:
+        try:
+            if session.event_set is None:
+                _register(session)
+            data = session.call("nvmlEventSetWait_v2", session.event_set, round(limit_s * 1000))
+        except TimedOut:
+            return None
+        except GpuIsLost:
+            # NVML says so at every wait, at once. A new set is made of those that still answer.
+            session.free_events()
+            self._closed.wait(limit_s)
+            return None
+        uuid = session.event_sources.get(_address(data.device))
+        if uuid is None or not data.eventType & session.pynvml.nvmlEventTypeXidCriticalError:
+            return None
+        return XidEvent(
+            uuid,
+            int(data.eventData),
+            None if data.gpuInstanceId == NO_INSTANCE else data.gpuInstanceId,
+            None if data.computeInstanceId == NO_INSTANCE else data.computeInstanceId,
+        )
+
+
+def _register(session: Session) -> None:
+    """One event set for the XIDs of every GPU that has them. Raises what refused, if none has."""
+    events = session.call("nvmlEventSetCreate")
+    session.event_set = events
+    refused: AgentError = NotSupported("there is no GPU to wait for events of")
+    for index in range(session.call("nvmlDeviceGetCount")):
+        try:
+            uuid = DriverQueries(session).identify(index)
+            kind = session.pynvml.nvmlEventTypeXidCriticalError
+            session.on(uuid, "nvmlDeviceRegisterEvents", kind, events)
+            session.event_sources[_address(session.handle(uuid))] = uuid
+        except SessionEnded:
+            raise
+        except AgentError as error:
+            refused = error
+    if not session.event_sources:
+        session.free_events()
+        raise refused
+
+
+def _address(handle: Any) -> int:
+    """NVML names one device by one address for the whole session."""
+    return ctypes.cast(handle, ctypes.c_void_p).value or 0
+
+
+def _limits(session: Session, verb: str) -> Any:
+    structure = getattr(session.pynvml, f"c_nvml{verb}MemoryLimits_v1_t", None)
+    if structure is None:
+        raise NotSupported("this version of nvidia-ml-py knows no memory limits")
+    return structure()
+
+
+def _on_cgroup(session: Session, uuid: str, name: str, limits: Any, cgroup: str) -> None:
+    """NVML has one error for a stale handle and a bad directory: ask the device which it was."""
+    try:
+        session.on(uuid, name, limits)
+    except DeviceIsGone as error:
+        session.on(uuid, "nvmlDeviceGetUUID")
+        raise NoSuchCgroup(
+            f"{cgroup!r} is no cgroup v2 directory to the driver: {error}"
+        ) from error

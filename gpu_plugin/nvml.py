@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The GPU driver as a seam, in our own vocabulary. `gpu_plugin.driver` implements it over pynvml,
+`gpu_plugin.simulated` over a machine description. Knows no rule, no unit and no pod.
+
+All calls block and may be slow: call them from a worker thread, never from the event loop.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from agents.errors import AgentError, Unavailable
+from gpu_plugin.devices import GpuProcess, Machine, Memory, MemoryLimits, Utilisation, XidEvent
+
+
+class NvmlUnavailable(Unavailable):
+    """No driver, no library, or the driver was unloaded; `open` again later."""
+
+
+class GpuIsLost(Unavailable):
+    """The device does not answer any more (fallen off the bus, or being reset)."""
+
+
+class NotPermitted(NvmlUnavailable):
+    """The driver refuses this process; the remedy names the setting of the pod that is missing."""
+
+
+class DeviceIsGone(GpuIsLost):
+    """No device has this UUID (any more): a MIG slice that is made anew gets another one."""
+
+
+class NoSuchCgroup(Unavailable):
+    """The driver does not accept this directory as a cgroup: it ended, or it is no cgroup v2."""
+
+
+class NotSupported(AgentError):
+    """This device, driver or library cannot do that; remembered, not retried."""
+
+
+class Nvml(Protocol):
+    """Devices are named by UUID: of a GPU (`GPU-…`) or of a MIG slice (`MIG-…`)."""
+
+    def machine(self) -> Machine:
+        """Enumerate everything anew; a device that fails is in `lost`. Raises NvmlUnavailable."""
+
+    def memory(self, uuid: str) -> Memory:
+        """Raises GpuIsLost (DeviceIsGone for a slice that was removed), NvmlUnavailable."""
+
+    def processes(self, uuid: str) -> tuple[GpuProcess, ...]:
+        """Compute, graphics and MPS processes by pid, each once per kind and MIG instance.
+
+        A GPU lists the processes of its slices too. Raises GpuIsLost, NvmlUnavailable; NotSupported
+        when this driver cannot tell of compute processes.
+        """
+
+    def utilisation(self, uuid: str) -> Utilisation:
+        """Both None on a slice, and on a GPU in MIG mode. Raises GpuIsLost, NvmlUnavailable."""
+
+    def wait_event(self, timeout_s: float) -> XidEvent | None:
+        """The next XID event since the first call; None when none came in time.
+
+        For one thread, beside which others may make the other calls. Raises NotSupported,
+        NvmlUnavailable.
+        """
+
+    def memory_limits(self, uuid: str, cgroup: str) -> MemoryLimits:
+        """Limits on an absolute host cgroup directory.
+
+        Raises NotSupported, NoSuchCgroup, GpuIsLost, NvmlUnavailable.
+        """
+
+    def set_memory_limits(self, uuid: str, cgroup: str, limits: MemoryLimits) -> None:
+        """`limits.used` is ignored. Raises as `memory_limits`."""
+
+    def close(self) -> None:
+        """End the session, and a wait for an event; every later call raises NvmlUnavailable."""

@@ -1,0 +1,272 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`Nvml` over a machine description and a state file: as the real driver would answer, faults too.
+
+Knows no pynvml and no C. The contract tests hold it to the answers of `gpu_plugin.driver` over the
+C library that reads the same two files.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from agents.errors import AgentError
+from agents.hostfs import HostFs
+from gpu_plugin.devices import (
+    Gpu,
+    GpuProcess,
+    LostGpu,
+    Machine,
+    Memory,
+    MemoryLimits,
+    MigSlice,
+    ProcessKind,
+    Utilisation,
+    XidEvent,
+)
+from gpu_plugin.nvml import (
+    DeviceIsGone,
+    GpuIsLost,
+    NoSuchCgroup,
+    NotPermitted,
+    NotSupported,
+    NvmlUnavailable,
+)
+from gpu_plugin.simulated.description import (
+    MigMode,
+    SimulatedGpu,
+    SimulatedMachine,
+    SimulatedSlice,
+)
+from gpu_plugin.simulated.state import Hold, SimulatedState, State, StateReader
+
+Device = SimulatedGpu | SimulatedSlice
+
+#: How often a wait for an event looks at the state file.
+_EVENT_POLL_S = 0.1
+
+_PROCESS_LISTS = {
+    ProcessKind.COMPUTE: "nvmlDeviceGetComputeRunningProcesses",
+    ProcessKind.GRAPHICS: "nvmlDeviceGetGraphicsRunningProcesses",
+    ProcessKind.MPS: "nvmlDeviceGetMPSComputeRunningProcesses",
+}
+
+
+class SimulatedNvml:
+    """One simulated machine. Safe to call from several threads, like the driver it stands for."""
+
+    def __init__(
+        self, machine: SimulatedMachine, state: Path, *, host: HostFs | None = None
+    ) -> None:
+        self._machine = machine
+        self._host = host or HostFs()
+        self._reader = StateReader(state)
+        self._writer = SimulatedState(state, proc=self._host.proc)
+        self._devices: dict[str, Device] = {gpu.uuid: gpu for gpu in machine.gpus}
+        self._devices |= {each.uuid: each for gpu in machine.gpus for each in gpu.slices}
+        self._told: set[str] = set()
+        self._next_xid: int | None = None
+        self._closed = threading.Event()
+
+    def machine(self) -> Machine:
+        self._enter("nvmlDeviceGetCount_v2")
+        gpus: list[Gpu] = []
+        lost: list[LostGpu] = []
+        for gpu in self._machine.gpus:
+            try:
+                gpus.append(self._gpu(gpu))
+            except AgentError as error:
+                told = gpu.uuid if gpu.uuid in self._told else None
+                lost.append(LostGpu(gpu.index, told, str(error)))
+        return Machine(self._machine.driver_version, tuple(gpus), tuple(lost), simulated=True)
+
+    def memory(self, uuid: str) -> Memory:
+        device = self._device(uuid)
+        try:
+            state = self._enter("nvmlDeviceGetMemoryInfo_v2", device)
+            reserved = device.reserved
+        except NotSupported:
+            state = self._enter("nvmlDeviceGetMemoryInfo", device)
+            reserved = 0
+        usable = device.memory - device.reserved
+        used = min(usable, sum(_used_by_pid(hold for hold, _ in self._holds(state, device))))
+        # Without the v2 call what the driver keeps looks like memory in use.
+        seen = used + (device.reserved - reserved)
+        return Memory(total=device.memory, reserved=reserved, used=seen, free=usable - used)
+
+    def processes(self, uuid: str) -> tuple[GpuProcess, ...]:
+        device = self._device(uuid)
+        processes = set()
+        for kind, name in _PROCESS_LISTS.items():
+            for hold, of_slice in self._listed(kind, name, device):
+                gi = of_slice.gpu_instance if of_slice else None
+                ci = of_slice.compute_instance if of_slice else None
+                processes.add(GpuProcess(hold.pid, hold.used, kind, gi, ci))
+        return tuple(sorted(processes, key=_order))
+
+    def utilisation(self, uuid: str) -> Utilisation:
+        device = self._device(uuid)
+        try:
+            state = self._enter("nvmlDeviceGetUtilizationRates", device)
+        except NotSupported:
+            return Utilisation(None, None)
+        if isinstance(device, SimulatedSlice) or device.mig is MigMode.ENABLED:
+            return Utilisation(None, None)
+        gpu, memory = state.utilisation.get(uuid, (0, 0))
+        return Utilisation(gpu / 100, memory / 100)
+
+    def wait_event(self, timeout_s: float) -> XidEvent | None:
+        deadline = time.monotonic() + timeout_s
+        while True:
+            xids = self._enter("nvmlEventSetWait_v2").xids
+            if self._next_xid is None:
+                self._next_xid = len(xids)
+            while self._next_xid < len(xids):
+                self._next_xid += 1
+                if event := self._event(*xids[self._next_xid - 1]):
+                    return event
+            left = deadline - time.monotonic()
+            if left <= 0 or self._closed.wait(min(left, _EVENT_POLL_S)):
+                return None
+
+    def memory_limits(self, uuid: str, cgroup: str) -> MemoryLimits:
+        device = self._limitable(uuid, cgroup)
+        state = self._enter("nvmlDeviceGetMemoryLimits_v1", device)
+        soft, hard = state.limits.get((uuid, cgroup), (None, None))
+        inside = (hold for hold, _ in self._holds(state, device) if self._in(hold.pid, cgroup))
+        return MemoryLimits(soft, hard, sum(_used_by_pid(inside)))
+
+    def set_memory_limits(self, uuid: str, cgroup: str, limits: MemoryLimits) -> None:
+        self._enter("nvmlDeviceSetMemoryLimits_v1", self._limitable(uuid, cgroup))
+        self._writer.limit(uuid, cgroup, soft=limits.soft or None, hard=limits.hard)
+
+    def close(self) -> None:
+        self._closed.set()
+
+    def _gpu(self, gpu: SimulatedGpu) -> Gpu:
+        state = self._enter("nvmlDeviceGetUUID", gpu)
+        self._told.add(gpu.uuid)
+        return Gpu(
+            uuid=gpu.uuid,
+            index=gpu.index,
+            minor=gpu.minor,
+            model=gpu.model,
+            pci_bus_id=gpu.pci_bus_id,
+            numa_node=gpu.numa_node,
+            memory=self.memory(gpu.uuid),
+            mig_enabled=None if gpu.mig is MigMode.UNSUPPORTED else gpu.mig is MigMode.ENABLED,
+            slices=tuple(
+                MigSlice(
+                    uuid=each.uuid,
+                    parent_uuid=gpu.uuid,
+                    profile=each.profile,
+                    gpu_instance=each.gpu_instance,
+                    compute_instance=each.compute_instance,
+                    memory=self.memory(each.uuid),
+                )
+                for each in sorted(gpu.slices, key=lambda each: each.index)
+                if each.uuid not in state.removed and each.compute_slices == each.gpu_slices
+            ),
+        )
+
+    def _device(self, uuid: str) -> Device:
+        if (device := self._devices.get(uuid)) is None:
+            raise DeviceIsGone(f"no device has the UUID {uuid}")
+        return device
+
+    def _enter(self, symbol: str, device: Device | None = None) -> State:
+        """What happens at the door of every NVML function: delays, and whatever may be wrong."""
+        if self._closed.is_set():
+            raise NvmlUnavailable("this driver was closed")
+        state = self._reader.read()
+        if delay_ms := state.slow_ms.get(symbol, state.slow_ms.get("*", 0)):
+            threading.Event().wait(delay_ms / 1000)
+            state = self._reader.read()
+        if not state.loaded:
+            raise NvmlUnavailable("the simulated driver is not loaded", remedy="reload it")
+        if device is not None:
+            self._check(device, state)
+        if symbol in state.missing:
+            raise NotSupported(f"the simulated driver has no {symbol}")
+        if symbol in state.denied:
+            raise NotPermitted(f"no permission to call {symbol} on the simulated driver")
+        return state
+
+    def _check(self, device: Device, state: State) -> None:
+        gpu = device.uuid if isinstance(device, SimulatedGpu) else device.parent_uuid
+        if gpu != device.uuid and device.uuid in state.removed:
+            raise DeviceIsGone(f"no device has the UUID {device.uuid} any more")
+        if gpu in state.lost:
+            raise GpuIsLost(f"{gpu} does not answer: GPU is lost")
+
+    def _holds(
+        self, state: State, device: Device, kind: ProcessKind | None = None
+    ) -> Iterator[tuple[Hold, SimulatedSlice | None]]:
+        """What living processes hold on the device; for a GPU, also on its slices."""
+        slices = device.slices if isinstance(device, SimulatedGpu) else (device,)
+        of_slice = {each.uuid: each for each in slices if each.uuid not in state.removed}
+        for hold in tuple(state.holds.values()):
+            mine = hold.uuid == device.uuid or hold.uuid in of_slice
+            if mine and kind in (None, *hold.kinds) and hold.alive(self._host.proc):
+                yield hold, of_slice.get(hold.uuid)
+
+    def _listed(
+        self, kind: ProcessKind, name: str, device: Device
+    ) -> Iterator[tuple[Hold, SimulatedSlice | None]]:
+        """Without either form of a list: no graphics, no MPS, and no telling about compute."""
+        try:
+            state = self._enter(f"{name}_v3", device)
+        except NotSupported:
+            try:
+                state = self._enter(f"{name}_v2", device)
+            except NotSupported:
+                if kind is ProcessKind.COMPUTE:
+                    raise
+                return iter(())
+        return self._holds(state, device, kind)
+
+    def _event(self, uuid: str, xid: int) -> XidEvent | None:
+        match self._devices.get(uuid):
+            case SimulatedSlice() as each:
+                ids = (each.gpu_instance, each.compute_instance)
+                return XidEvent(each.parent_uuid, xid, *ids)
+            case SimulatedGpu():
+                return XidEvent(uuid, xid)
+            case None:
+                return None
+
+    def _limitable(self, uuid: str, cgroup: str) -> Device:
+        device = self._device(uuid)
+        mig = isinstance(device, SimulatedSlice) or device.mig is MigMode.ENABLED
+        if not self._machine.memory_limits or mig:
+            raise NotSupported(f"{uuid}: the simulated driver cannot limit memory by cgroup")
+        if not Path(cgroup).is_absolute() or not Path(cgroup).is_dir():
+            raise NoSuchCgroup(f"{cgroup!r} is not a cgroup directory")
+        return device
+
+    def _in(self, pid: int, cgroup: str) -> bool:
+        """Whether the process is in that cgroup v2 or below it."""
+        try:
+            lines = self._host.of_pid(pid, "cgroup").read_text().splitlines()
+        except OSError:
+            return False
+        path = next((line[3:] for line in lines if line.startswith("0::")), "")
+        return any(
+            (directory := f"{root}{path}") == cgroup or directory.startswith(f"{cgroup}/")
+            for root in (self._host.cgroup, self._host.cgroup / "unified")
+        )
+
+
+def _order(process: GpuProcess) -> tuple[int, str, float, float]:
+    """By pid and kind, then by MIG instance, without one last."""
+    instances = (process.gpu_instance, process.compute_instance)
+    gpu, compute = (math.inf if number is None else number for number in instances)
+    return (process.pid, process.kind.value, gpu, compute)
+
+
+def _used_by_pid(holds: Iterator[Hold]) -> Iterator[int]:
+    """Known bytes. A hold is in one list or several, but it is one: nothing counts twice."""
+    return (hold.used for hold in holds if hold.used is not None)

@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The section: what is accepted, and that each mistake is named with its remedy."""
+
+from __future__ import annotations
+
+import pytest
+
+from agents import config
+from agents.errors import ConfigError
+from gpu_plugin.config import GIB, GpuPluginConfig, MigFilter, Placement
+
+
+def parse(text: str) -> GpuPluginConfig:
+    section = config.parse(text, {"gpu_plugin": GpuPluginConfig}).sections["gpu_plugin"]
+    assert isinstance(section, GpuPluginConfig)
+    return section
+
+
+def rule(fields: str) -> str:
+    return f"gpu_plugin: {{resources: [{{{fields}}}]}}"
+
+
+def test_a_whole_section() -> None:
+    section = parse(
+        """
+        gpu_plugin:
+          resources:
+            - name: nodeshare/gpu-memory
+              select: {models: ["*V100*"], mig: none, indices: [0, 1]}
+              chunk: 512MiB
+              reserved: 1GiB
+              overcommit: 1.5
+              placement: spread
+              split: true
+            - {name: nodeshare/mig-1g.10gb, select: {mig: ["1g.10gb"], count: 2}, exclusive: true}
+          simulate: demo
+          simulated_state: /run/state
+        """
+    )
+    shared, dedicated = section.resources
+    assert shared.select.mig is MigFilter.NONE
+    assert (shared.chunk, shared.reserved, shared.placement) == (GIB // 2, GIB, Placement.SPREAD)
+    assert dedicated.select.mig == ("1g.10gb",)
+    assert (dedicated.exclusive, dedicated.select.count) == (True, 2)
+
+
+def test_defaults_offer_one_gibibyte_units_of_everything() -> None:
+    (only,) = parse(rule("name: nodeshare/gpu-memory")).resources
+    assert (only.chunk, only.overcommit, only.placement) == (GIB, 1.0, Placement.PACK)
+    assert only.select.mig is None
+    assert parse("gpu_plugin:").resources == ()
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["nodeshare/gpu-memory", "mortalgpu/v100", "a.b.example.org/x_y.Z-9", f"a/{'x' * 63}"],
+)
+def test_names_that_the_api_server_takes(name: str) -> None:
+    assert parse(rule(f"name: {name}")).resources[0].name == name
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("gpu", "has no domain"),
+        ("nvidia.kubernetes.io/gpu", "belong to Kubernetes"),
+        ("requests.example.org/gpu", "reads 'requests.' as a quota"),
+        ("Node/gpu", "not a DNS domain"),
+        ("a..b/gpu", "not a DNS domain"),
+        ("a/b/gpu", "not a DNS domain"),
+        (f"{'a.' * 125}a/gpu", "not a DNS domain"),
+        ("nodeshare/gpu-", "begin and end with a letter or digit"),
+        ("nodeshare/", "begin and end with a letter or digit"),
+        (f"nodeshare/{'x' * 64}", "at most 63"),
+        ("nodeshare/gpu memory", "must be letters"),
+    ],
+)
+def test_names_that_the_api_server_refuses(name: str, why: str) -> None:
+    with pytest.raises(ConfigError, match=why) as caught:
+        parse(rule(f'name: "{name}"'))
+    assert "gpu_plugin.resources.0.name" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("fields", "why"),
+    [
+        ("select: {mig: all}", "none, any or a list of profiles"),
+        ("select: {mig: []}", "none, any or a list of profiles"),
+        ('select: {mig: ["1G.10GB"]}', "'1G.10GB' is not a MIG profile"),
+        ("select: {models: []}", "matches nothing; leave the key out"),
+        ("select: {mig: none, mig_ids: [2]}", "drop one of the two"),
+        ("select: {count: 0}", "select.count"),
+        ("select: {uuid: [x]}", "unknown key"),
+        ("chunk: 0", "must be more than 0"),
+        ("chunk: 1024", "is not a size"),
+        ("overcommit: 0", "overcommit"),
+        ("overcommit: .nan", "overcommit"),
+        ("exclusive: true, chunk: 1GiB", "chunk means nothing"),
+        ("placement: best", "placement"),
+        ("limit: {policy: burst}", "limit: unknown key"),
+    ],
+)
+def test_mistakes_in_a_rule(fields: str, why: str) -> None:
+    with pytest.raises(ConfigError, match=why):
+        parse(rule(f"name: nodeshare/a, {fields}"))
+
+
+def test_a_state_without_a_machine_to_simulate() -> None:
+    with pytest.raises(ConfigError, match="simulated_state without simulate"):
+        parse("gpu_plugin: {simulated_state: /run/state}")
+
+
+def test_all_mistakes_at_once_and_the_same_name_twice() -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse(
+            """
+            gpu_plugin:
+              resources:
+                - {name: nodeshare/a, chunk: 5, split: perhaps}
+                - {name: nodeshare/b, select: {mig: all}}
+                - {name: nodeshare/a, colour: red}
+            """
+        )
+    problems = str(caught.value).splitlines()
+    assert [problem.split(": ")[1] for problem in problems] == [
+        "gpu_plugin.resources.0.chunk",
+        "gpu_plugin.resources.0.split",
+        "gpu_plugin.resources.1.select.mig",
+        "gpu_plugin.resources.2.colour",
+        "gpu_plugin.resources.2.name",
+    ]
+    assert "resources.0 has this name already" in problems[-1]

@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Ids to values and back."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agents.errors import AgentError
+from gpu_plugin import units
+
+UUIDS = st.from_regex(r"(GPU|MIG)-[0-9a-f]{8}", fullmatch=True)
+NUMBERS = st.lists(st.integers(0, 70_000), min_size=1, unique=True)
+
+
+@given(st.dictionaries(UUIDS, NUMBERS, max_size=4))
+def test_grouping_and_ungrouping_keep_every_unit(wanted: dict[str, list[int]]) -> None:
+    ids = units.ungroup(wanted)
+    assert units.group(reversed(ids)) == {uuid: set(found) for uuid, found in wanted.items()}
+
+
+@given(NUMBERS)
+def test_ranges_say_the_same(numbers: list[int]) -> None:
+    assert units.from_ranges(units.to_ranges(sorted(numbers))) == sorted(numbers)
+
+
+def test_a_whole_device_is_one_range() -> None:
+    assert units.to_ranges(range(60_000)) == "0-59999"
+    assert units.to_ranges([0, 1, 2, 7]) == "0-2,7"
+    assert units.from_ranges("") == []
+
+
+def test_ids_are_as_dcgm_exporter_knows_them() -> None:
+    assert list(units.unit_ids("GPU-1", 2)) == ["GPU-1::0", "GPU-1::1"]
+
+
+@pytest.mark.parametrize(
+    "text", ["GPU-1", "GPU-1::", "::1", "GPU-1::x", "GPU-1::-1", "GPU-1::٣", ""]
+)
+def test_another_form_is_an_error_that_names_it(text: str) -> None:
+    with pytest.raises(AgentError, match="is not the id of a unit"):
+        units.group([text])
+    assert units.count([text]) == {}

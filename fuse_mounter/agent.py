@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What this package declares to the runtime: section, noun, commands, tables. Imports nothing
+heavy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+
+from agents.agent import Agent, AgentContext
+from agents.config import Section
+from fuse_mounter import commands
+from fuse_mounter.config import MounterConfig
+
+
+def _load() -> Callable[[AgentContext], Awaitable[None]]:
+    from fuse_mounter.service import run  # heavy: only the running agent needs it
+
+    return run
+
+
+def _refuse_change(old: Section, new: Section) -> str | None:
+    assert isinstance(old, MounterConfig)
+    assert isinstance(new, MounterConfig)
+    if old.root != new.root:
+        return "fuse_mounter.root changed: pods are bound to the old one; drain, then restart"
+    return None
+
+
+AGENT = Agent(
+    section="fuse_mounter",
+    noun="mounts",
+    model=MounterConfig,
+    load=_load,
+    commands=commands.add,
+    refuse_change=_refuse_change,
+    tables=commands.tables,
+    clear=("mounts", "drain", "--all"),
+)

@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Take everything down: published mounts, clients, the holder, the root. For the end of a node's
+service, when no agent runs any more.
+"""
+
+from __future__ import annotations
+
+import shutil
+
+import trio
+
+from agents import holder_start, mountinfo
+from agents.errors import AgentError
+from agents.holder_client import HolderClient
+from agents.hostfs import HostFs
+from agents.logs import get_logger
+from agents.mounts import LinuxMounts, Mounts
+from fuse_mounter.config import MounterConfig
+from fuse_mounter.lock import exclusive
+from fuse_mounter.places import Places
+from fuse_mounter.reconciler import Reconciler
+
+_LIMIT_S = 10.0
+_HOLDER_END_S = 3.0
+
+
+async def drain_all(config: MounterConfig, places: Places, host: HostFs) -> None:
+    """Raises AgentError, naming what is left, when something could not be taken away, or while an
+    agent runs. Doing it twice is fine.
+    """
+    if _nothing_there(places, host):
+        return
+    mounts: Mounts = LinuxMounts()
+    with exclusive(places.lock):
+        reconciler = Reconciler(config, places, mounts, host, get_logger(), lambda _: None)
+        reconciler.prepare()
+        async with trio.open_nursery() as nursery:
+            holder = await holder_start.find_or_start(nursery, places.run_dir, host)
+            try:
+                left = await reconciler.drain(holder, _LIMIT_S)
+                if not left:
+                    await _end_holder(holder, places, host)
+            finally:
+                holder.close()
+        if left:
+            raise AgentError(
+                f"still there after {_LIMIT_S:g} s: {', '.join(left)}",
+                remedy="see what uses them (fuser -vm), end that, and drain again",
+            )
+        reconciler.remove_everything()
+    shutil.rmtree(places.own, ignore_errors=True)
+
+
+def _nothing_there(places: Places, host: HostFs) -> bool:
+    return (
+        not places.own.exists()
+        and not holder_start.socket_path(places.run_dir).exists()
+        and not mountinfo.at(mountinfo.read(host.proc), places.root)
+    )
+
+
+async def _end_holder(holder: HolderClient, places: Places, host: HostFs) -> None:
+    """Unless it has clients of others."""
+    if any(client.ended is None for client in await holder.clients()):
+        return
+    await holder.shutdown()
+    with trio.move_on_after(_HOLDER_END_S):
+        async for _ in holder.exits:
+            pass  # ends when the holder has
+    await holder_start.clear(places.run_dir, host)

@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`nodeshare view ls | show | eject`: what a person or a script asks on the node.
+
+Only the words are here; imports what a command needs when it is run.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from agents import config
+from agents.agent import installed, models
+from agents.config import NodeConfig
+
+_SECTION = "lxcfs_helper"
+
+
+def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the verbs of `nodeshare view`."""
+    listing = verbs.add_parser("ls", help="the containers that run here and what each is shown")
+    listing.set_defaults(run=_list)
+    show = verbs.add_parser("show", help="what one container sees, next to the host's value")
+    show.add_argument(
+        "who", metavar="PID|POD", help="a process, or a pod as NAME, NAMESPACE/NAME or its uid"
+    )
+    show.set_defaults(run=_show)
+    away = verbs.add_parser("eject", help="take every view out of every container")
+    away.set_defaults(run=_eject)
+    for verb in (listing, show, away):
+        verb.add_argument("--config", type=Path, metavar="FILE", help="the node's configuration")
+
+
+def _node(options: argparse.Namespace) -> NodeConfig:
+    if options.config is None:
+        return NodeConfig()
+    return config.load(options.config, models(installed()), only=_SECTION).node
+
+
+def _list(options: argparse.Namespace) -> int:
+    from lxcfs_helper.explain import list_containers
+
+    print(list_containers(_node(options)))
+    return 0
+
+
+def _show(options: argparse.Namespace) -> int:
+    from lxcfs_helper.explain import show
+
+    print(show(_node(options), options.who))
+    return 0
+
+
+def _eject(options: argparse.Namespace) -> int:
+    from agents.mounts import LinuxMounts
+    from agents.namespaces import NamespaceHelper
+    from lxcfs_helper.eject import eject
+    from lxcfs_helper.files import ViewFiles, views_directory
+
+    node = _node(options)
+    host = node.host.host_fs()
+    namespaces = NamespaceHelper.start(host.proc)
+    try:
+        files = ViewFiles(views_directory(node.run_dir), LinuxMounts(), host.proc)
+        done = eject(host, namespaces, files)
+    finally:
+        namespaces.close()
+    print(f"{done.mounts} mounts taken out of {done.namespaces} containers")
+    for problem in done.problems:
+        print(f"not taken away: {problem}")
+    return 1 if done.problems else 0

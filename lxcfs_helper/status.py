@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the view agent publishes: one JSON-ready row for each running container, and how sweeps go.
+Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from agents.agent import Status
+from agents.containers import Container
+from lxcfs_helper.config import ViewName
+from lxcfs_helper.coverage import Coverage, Sweep
+from lxcfs_helper.covered import Covered
+from lxcfs_helper.facts import HostFacts
+
+
+def status(coverage: Coverage, sweep: Sweep, *, beneath: bool) -> Status:
+    """The whole document."""
+    covered = [_covered(one, coverage.host_facts) for one in coverage.all() if one.selected]
+    left_out = [_plain(one, "excluded") for one in coverage.excluded()]
+    failed = [_plain(one, f"failed: {reason}") for one, reason in coverage.unlocated()]
+    rows = sorted(
+        [*covered, *left_out, *failed],
+        key=lambda row: (row["namespace"], row["pod"], row["container"]),
+    )
+    return {
+        "containers": rows,
+        "sweep": {
+            "containers": sweep.containers,
+            "rendered": sweep.rendered,
+            "seconds": sweep.duration_s,
+            "oldest_seconds": sweep.oldest_s,
+        },
+        "kernel": {"beneath": beneath},
+    }
+
+
+def _covered(one: Covered, host: HostFacts | None) -> dict[str, Any]:
+    facts = one.facts
+    if facts is None or host is None:
+        return _row(one.located.container, None, None, None, one.views())
+    limit = facts.limits.memory
+    memory_limit = host.memory_bytes if limit is None else min(limit.value, host.memory_bytes)
+    cpus = facts.limits.cpu_count(host.cpus)
+    return _row(one.located.container, cpus, memory_limit, facts.memory.used, one.views())
+
+
+def _plain(container: Container, state: str) -> dict[str, Any]:
+    return _row(
+        container, None, None, None, dict.fromkeys((name.value for name in ViewName), state)
+    )
+
+
+def _row(
+    container: Container,
+    cpus: int | None,
+    memory_limit: int | None,
+    memory_used: int | None,
+    views: Mapping[str, str],
+) -> dict[str, Any]:
+    return {
+        "namespace": container.pod.namespace,
+        "pod": container.pod.name,
+        "container": container.name,
+        "id": container.id,
+        "cpus": cpus,
+        "memory_limit": memory_limit,
+        "memory_used": memory_used,
+        "views": dict(views),
+    }

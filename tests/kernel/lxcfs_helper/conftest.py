@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Containers with limits, and the process that enters them; all gone at the end."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from agents.namespaces import NamespaceHelper
+from tests.fakes.real_container import LIMITS_AVAILABLE, ROOTS, RealContainer, remove_cgroup
+
+
+@pytest.fixture
+def make_container() -> Iterator[Callable[..., RealContainer]]:
+    """Start containers with limits; all are gone at the end."""
+    if not LIMITS_AVAILABLE:
+        pytest.skip("no memory and cpu controllers here")
+    parent = f"nodeshare-test-{secrets.token_hex(6)}"
+    made: list[RealContainer] = []
+
+    def make(name: str = "one", *, memory: int = 256 << 20, cpus: float = 1.0) -> RealContainer:
+        container = RealContainer(name, parent)
+        made.append(container)
+        container.create()
+        container.limit(memory=memory, cpus=cpus)
+        container.start()
+        return container
+
+    try:
+        yield make
+    finally:
+        for container in made:
+            container.remove()
+        for root in ROOTS:
+            assert remove_cgroup(root / parent)
+
+
+@pytest.fixture
+def namespaces() -> Iterator[NamespaceHelper]:
+    helper = NamespaceHelper.start()
+    try:
+        yield helper
+    finally:
+        helper.close()

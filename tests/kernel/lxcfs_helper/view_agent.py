@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The view agent as a process of its own, told by a JSON file who runs here, not by a runtime.
+
+Run with two arguments: that file, and the agent's run directory. Everything else is the real thing.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import trio
+from prometheus_client import CollectorRegistry
+
+from agents.agent import AgentContext, Readiness, Status
+from agents.config import NodeConfig, Section
+from agents.containers import Container, Pod
+from agents.hostfs import HostFs
+from agents.logs import get_logger
+from agents.mounts import LinuxMounts
+from agents.namespaces import NamespaceHelper
+from agents.published import Published
+from lxcfs_helper.config import ViewConfig
+from lxcfs_helper.files import ViewFiles, views_directory
+from lxcfs_helper.service import Service
+
+
+class ListedContainers:
+    """Whoever the file lists now."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def list(self) -> tuple[Container, ...]:
+        return tuple(
+            Container(row["id"], "main", Pod(row["pod"], row["namespace"], "uid"), row["pid"])
+            for row in json.loads(self._path.read_text())
+        )
+
+
+async def main(listing: Path, run_dir: Path, namespaces: NamespaceHelper) -> None:
+    changes: trio.MemoryReceiveChannel[Section] = trio.open_memory_channel[Section](0)[1]
+    section = ViewConfig.model_validate({"heartbeat": "100ms", "poll": "100ms"})
+    context = AgentContext(
+        NodeConfig.model_validate({"run_dir": str(run_dir)}),
+        section,
+        changes,
+        HostFs(),
+        get_logger(),
+        CollectorRegistry(),
+        Readiness(),
+        Published[Status]({}),
+        namespaces,
+    )
+    mounts = LinuxMounts()
+    files = ViewFiles(views_directory(run_dir), mounts, context.host.proc)
+    files.adopt()
+    service = Service(context, ListedContainers(listing), files, mounts)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(service.follow_containers)
+        nursery.start_soon(service.keep_fresh)
+        nursery.start_soon(service.keep_attached)
+
+
+if __name__ == "__main__":
+    trio.run(main, Path(sys.argv[1]), Path(sys.argv[2]), NamespaceHelper.start())

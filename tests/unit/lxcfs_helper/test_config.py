@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The section is strict, and says what to write instead."""
+
+from __future__ import annotations
+
+import pytest
+
+from agents import config
+from agents.errors import ConfigError
+from lxcfs_helper.agent import AGENT
+from lxcfs_helper.config import ViewConfig, ViewName
+
+
+def parse(text: str) -> ViewConfig:
+    section = config.parse(text, {AGENT.section: AGENT.model}).sections[AGENT.section]
+    assert isinstance(section, ViewConfig)
+    return section
+
+
+def test_defaults_show_everything_to_everybody_but_the_system() -> None:
+    section = parse("lxcfs_helper:")
+    assert section.files == tuple(ViewName)
+    assert (section.inject.namespaces, section.inject.exclude) == (("*",), ("kube-system",))
+    assert (section.heartbeat, section.poll) == (1.0, 1.0)
+
+
+def test_every_key() -> None:
+    section = parse(
+        "lxcfs_helper: {files: [stat, cpu], heartbeat: 500ms, poll: 2s,"
+        " inject: {namespaces: ['jupyter*'], exclude: []}}"
+    )
+    assert section.files == (ViewName.STAT, ViewName.CPU)
+    assert (section.heartbeat, section.poll) == (0.5, 2.0)
+    assert section.inject.namespaces == ("jupyter*",)
+
+
+@pytest.mark.parametrize(
+    ("text", "path", "said"),
+    [
+        ("files: [uptime]", "files.0", "'meminfo', 'cpuinfo', 'stat' or 'cpu'"),
+        ("files: [cpu, stat, cpu]", "files", "cpu is written twice; keep one"),
+        ("heartbeat: 2", "heartbeat", "write a number with ms, s"),
+        ("heartbeat: 1m", "heartbeat", "60 s is out of range; write 50ms to 5s"),
+        ("inject: {namespaces: ['']}", "inject.namespaces", "matches no namespace"),
+        ("inject: {namespace: [a]}", "inject.namespace", "known are exclude, namespaces"),
+        ("file: [stat]", "file", "unknown key; known are files, heartbeat, inject, poll"),
+    ],
+)
+def test_bad_input(text: str, path: str, said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse(f"lxcfs_helper: {{{text}}}")
+    assert f"lxcfs_helper.{path}: " in str(caught.value)
+    assert said in str(caught.value)

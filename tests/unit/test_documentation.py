@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the README says is what there is: metrics, commands, configuration."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from pathlib import Path
+
+import pytest
+
+from agents import cli, config
+from agents.agent import installed, models
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+
+
+def exposed() -> dict[str, tuple[str, str]]:
+    """Name to type and help, as the agents expose them (a golden file, checked end to end)."""
+    found: dict[str, dict[str, str]] = {}
+    for line in (ROOT / "tests/fixtures/exposition.txt").read_text().splitlines():
+        _, kind, name, text = line.split(" ", 3)
+        found.setdefault(name, {})[kind] = text
+    return {name: (parts["TYPE"], parts["HELP"]) for name, parts in found.items()}
+
+
+def test_metrics_table_is_complete_and_true() -> None:
+    rows = re.findall(r"^\| `(nodeshare_\w+)` \| (\w+) \| (.+) \|$", README, re.MULTILINE)
+    assert {name: (kind, text) for name, kind, text in rows} == exposed()
+
+
+def test_metrics_have_base_units_and_their_agents_prefix() -> None:
+    for name, (kind, _) in exposed().items():
+        assert re.match(r"nodeshare_(agent|gpu|mount|view)_[a-z_]+$", name), name
+        assert name.endswith("_total") == (kind == "counter"), name
+        assert not re.search(r"_(ms|mib|gib|percent|kb)(_|$)", name), name
+
+
+def test_commands_table_is_complete() -> None:
+    text = "\n".join(re.findall(r"^\| `nodeshare ([^`]+)` \|", README, re.MULTILINE))
+    listed = {tuple(row.split()[:2]) for row in text.replace("\\|", "|").splitlines()}
+    for words in commands(cli.parser(installed())):
+        known = any(row[: len(words)] == words for row in listed) or any(
+            row[0] == words[0] and len(words) == 2 and words[1] in row[1].split("|")
+            for row in listed
+            if len(row) > 1
+        )
+        assert known, f"nodeshare {' '.join(words)} is not in the README"
+
+
+def commands(parser: argparse.ArgumentParser) -> list[tuple[str, ...]]:
+    found: list[tuple[str, ...]] = []
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for name, child in action.choices.items():
+                below = commands(child)
+                found += [(name, *words) for words in below] or [(name,)]
+    return found
+
+
+@pytest.mark.parametrize("block", re.findall(r"```yaml\n(.*?)```", README, re.DOTALL))
+def test_configuration_in_the_readme_is_valid(block: str) -> None:
+    config.parse(block, models(installed()), name="README.md")
+
+
+def test_written_defaults_are_the_defaults() -> None:
+    block = re.findall(r"```yaml\n(node:.*?)```", README, re.DOTALL)[0]
+    assert config.parse(block, models(installed())).node == config.NodeConfig()

@@ -35,8 +35,8 @@ class Facts:
 
 def observe(places: Places, facts: Facts) -> Observation:
     """Everything that is there."""
-    root = mountinfo.at(facts.table, places.root)
     table = mountinfo.by_place(facts.table)
+    root = _at(table, places.root)
     instances = tuple(_instances(places, facts, table))
     known = {one.shown for one in instances if one.shown is not None}
     paths = set(facts.paths) | set(_anchored(places, facts.table))
@@ -61,8 +61,8 @@ def _anchored(places: Places, table: Iterable[MountEntry]) -> Iterable[str]:
             yield str(PurePosixPath(entry.mount_point).relative_to(places.root))
 
 
-def _at(table: _Table, path: Path) -> tuple[MountEntry, ...]:
-    return mountinfo.at(table.get(str(path), ()), path)
+def _at(table: _Table, path: Path) -> Sequence[MountEntry]:
+    return table.get(str(path), ())
 
 
 def _stack(

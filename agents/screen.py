@@ -15,7 +15,7 @@ from rich.segment import Segment
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from agents.tables import Table, lines
+from agents.tables import Table, keyed_lines, lines
 
 _GOOD = frozenset({"ready", "published", "healthy", "Running", "attached"})
 _BAD = frozenset({"dead", "failed", "hung", "Failed", "unavailable", "unhealthy"})
@@ -99,11 +99,11 @@ class Screen:
         if self._live is not None:
             self._live.update(_Fitted(tables, steps), refresh=True)
             return
-        current = [*lines(tables), *steps]
-        for line in current:
-            if line and line not in self._printed:
+        current = [*keyed_lines(tables), *((step, step) for step in steps)]
+        for key, line in current:
+            if line and key not in self._printed:
                 self.say(line)
-        self._printed = set(current)
+        self._printed = {key for key, _ in current}
 
     def say(self, text: str) -> None:
         """One line, now. That it cannot be written ends nothing half-way."""

@@ -16,12 +16,17 @@ UNKNOWN = "-"
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """`rows` hold as many cells as there are `columns`; `note` is a line below, or empty."""
+    """`rows` hold as many cells as there are `columns`; `note` is a line below, or empty.
+
+    `measured` are columns whose numbers move all the time: for whoever is told of changes only, a
+    row that differs in nothing else is the same row.
+    """
 
     title: str
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
     note: str = ""
+    measured: frozenset[str] = frozenset()
 
 
 def size(value: object) -> str:
@@ -42,16 +47,25 @@ def text(value: object) -> str:
 
 def lines(tables: Iterable[Table]) -> list[str]:
     """Plain text, columns aligned: for a pipe, a log, a terminal without colours."""
-    out: list[str] = []
+    return [line for _, line in keyed_lines(tables)]
+
+
+def keyed_lines(tables: Iterable[Table]) -> list[tuple[str, str]]:
+    """The same, each line with what makes it another line: what it says, however it is aligned."""
+    out: list[tuple[str, str]] = []
     for table in tables:
         rows = [list(table.columns), *[list(row) for row in table.rows]]
         widths = [max(len(row[i]) for row in rows) for i in range(len(table.columns))]
-        out.append(table.title)
-        out += [
-            "  " + "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip()
-            for row in rows
-        ]
+        out.append((table.title, table.title))
+        for row in rows:
+            line = "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True))
+            out.append((_key(table, row), f"  {line.rstrip()}"))
         if table.note:
-            out.append(f"  {table.note}")
-        out.append("")
+            out.append((table.note, f"  {table.note}"))
+        out.append(("", ""))
     return out
+
+
+def _key(table: Table, row: Sequence[str]) -> str:
+    cells = zip(table.columns, row, strict=True)
+    return "\t".join([table.title, *(c for column, c in cells if column not in table.measured)])

@@ -31,7 +31,8 @@ def tables(status: Status) -> Sequence[Table]:
     if not devices and not problems:
         return ()
     title = "GPUs (SIMULATED: no real device)" if status.get("simulated") else "GPUs"
-    return (Table(title, _COLUMNS, [_row(device) for device in devices], "; ".join(problems)),)
+    rows = [_row(device) for device in devices]
+    return (Table(title, _COLUMNS, rows, "; ".join(problems), measured=frozenset({"used"})),)
 
 
 def _row(device: Mapping[str, Any]) -> tuple[str, ...]:

@@ -38,7 +38,8 @@ def _tables(status: Status) -> Sequence[Table]:
         for one in containers
     ]
     columns = ("pod", "container", "CPUs", "memory", "used", "views")
-    return (Table("Views", columns, rows, "" if rows else "no container runs here"),)
+    note = "" if rows else "no container runs here"
+    return (Table("Views", columns, rows, note, measured=frozenset({"used"})),)
 
 
 def _views(views: Mapping[str, str]) -> str:

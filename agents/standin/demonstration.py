@@ -73,6 +73,7 @@ class PodView:
     status: PodStatus | None = None
     cpus: str | None = None
     memory_mib: str | None = None
+    used_mib: str | None = None
     file: str | None = None
     problem: str | None = None
 
@@ -188,11 +189,13 @@ class Demonstration:
                 "phase",
                 "given",
                 "sees CPUs",
-                "sees MiB (total used)",
+                "sees MiB",
+                "used MiB",
                 "/data/shared/welcome.txt",
             ),
             [_row(view) for view in self.views.values()],
             note=f"this machine's cgroups do not limit {', '.join(missing)}" if missing else "",
+            measured=frozenset({"used MiB"}),
         )
 
 
@@ -239,8 +242,10 @@ def read_look(view: PodView, output: str) -> PodView:
     online, processors = answers["online"], answers["processors"]
     cpus = online if online == processors else f"{online} (cpuinfo: {processors})"
     memory = _FREE.search(answers["memory"])
-    memory_mib = " ".join(memory.groups()) if memory else answers["memory"]
-    return replace(view, cpus=cpus, memory_mib=memory_mib, file=answers["file"], problem=None)
+    total, used = memory.groups() if memory else (answers["memory"], None)
+    return replace(
+        view, cpus=cpus, memory_mib=total, used_mib=used, file=answers["file"], problem=None
+    )
 
 
 def _pod(entry: Mapping[str, Any], mounts: Path) -> DemonstrationPod:
@@ -275,6 +280,7 @@ def _row(view: PodView) -> Sequence[str]:
         given,
         view.cpus or UNKNOWN,
         view.memory_mib or UNKNOWN,
+        view.used_mib or UNKNOWN,
         last,
     )
 

@@ -42,6 +42,21 @@ def test_lines_are_printed_once(capsys: pytest.CaptureFixture[str]) -> None:
     assert lines == ["Pods", "pod  n", "a    1", "b    1", "try this", "a    2"]
 
 
+def test_a_line_whose_measured_numbers_alone_have_changed_is_not_printed_again(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def pods(used: str, state: str) -> Table:
+        columns = ("pod", "used", "state")
+        return Table("Pods", columns, [("a", used, state)], measured=frozenset({"used"}))
+
+    with Screen(plain=True) as screen:
+        screen.show([pods("1 MiB", "Running")])
+        screen.show([pods("1024 MiB", "Running")])
+        screen.show([pods("2 MiB", "Failed")])
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()[2:]]
+    assert lines == [["a", "1", "MiB", "Running"], ["a", "2", "MiB", "Failed"]]
+
+
 def test_a_dumb_terminal_gets_lines(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -38,7 +38,8 @@ def test_any_directory_makes_a_valid_configuration(
 
 def test_what_a_pod_sees_is_read() -> None:
     view = read_look(VIEW, LOOK)
-    assert (view.cpus, view.memory_mib, view.file) == ("2", "512 3", "hello there")
+    assert (view.cpus, view.memory_mib, view.used_mib) == ("2", "512", "3")
+    assert view.file == "hello there"
     assert view.problem is None
 
 
@@ -49,7 +50,7 @@ def test_two_cpu_counts_that_differ_are_both_told() -> None:
 
 def test_a_missing_program_is_told_in_its_column() -> None:
     view = read_look(VIEW, LOOK.replace(FREE, "sh: 4: free: not found"))
-    assert (view.cpus, view.memory_mib) == ("2", "sh: 4: free: not found")
+    assert (view.cpus, view.memory_mib, view.used_mib) == ("2", "sh: 4: free: not found", None)
 
 
 @pytest.mark.parametrize("output", ["", "OCI runtime exec failed", "online 2\nprocessors 2\n"])

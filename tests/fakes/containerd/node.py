@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One node: a real containerd, the embedded kubelet in front of it, and agents as processes."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from agents.overview import look
+from agents.standin.kubelet import EmbeddedKubelet, PodStatus
+from agents.standin.pods import (
+    ContainerSpec,
+    PodPhase,
+    PodSpec,
+    RestartPolicy,
+    Volume,
+    VolumePropagation,
+)
+from fuse_mounter.agent import AGENT as MOUNTS
+from gpu_plugin.agent import AGENT as GPU_PLUGIN
+from lxcfs_helper.agent import AGENT as VIEW
+from tests.fakes.containerd.daemon import Containerd
+from tests.fakes.containerd.runtime import ContainerdRuntime
+
+NODESHARE = [sys.executable, "-m", "agents.cli"]
+GPU = "nodeshare/gpu-memory"
+LIMIT_S = 30.0
+_AGENTS = {agent.noun: agent for agent in (GPU_PLUGIN, MOUNTS, VIEW)}
+
+_CONFIG = """
+node:
+  run_dir: {0}/run
+  state_dir: {0}/state
+  kubelet_dir: {0}/kubelet
+  cri_socket: {0}/ctd/containerd.sock
+  metrics: {{address: 127.0.0.1, ports: {{gpu_plugin: 0, fuse_mounter: 0, lxcfs_helper: 0}}}}
+  status: {{ports: {{gpu_plugin: 0, fuse_mounter: 0, lxcfs_helper: 0}}}}
+gpu_plugin:
+  simulate: demo
+  simulated_state: {0}/gpu-state
+  resources: [{{name: nodeshare/gpu-memory, select: {{mig: none}}, chunk: 1GiB}}]
+fuse_mounter:
+  root: {0}/mounts
+  mounts: [{{name: shared, driver: passthrough, source: {0}/data, path: shared}}]
+lxcfs_helper:
+  inject: {{namespaces: ["jupyter*"]}}
+"""
+
+
+class Node:
+    """`agents`: the running ones by their noun."""
+
+    def __init__(self, directory: Path, cgroup: str, *, shared_pids: bool = False) -> None:
+        self.directory, self._shared_pids = directory, shared_pids
+        for name in ("ctd", "data", "kubelet"):
+            (directory / name).mkdir()
+        (directory / "data/who").write_text("the mount\n")
+        self.config = directory / "config.yaml"
+        self.config.write_text(_CONFIG.format(directory))
+        self._cgroup = cgroup
+        self.containerd = Containerd(directory / "ctd", cgroup)
+        self.agents: dict[str, subprocess.Popen[bytes]] = {}
+        self.runtime: ContainerdRuntime
+        self.kubelet: EmbeddedKubelet
+
+    def start(self) -> None:
+        """Everything but agents."""
+        self.containerd.start()
+        self.runtime = ContainerdRuntime(
+            self.containerd, self._cgroup, shared_pids=self._shared_pids
+        )
+        self.kubelet = EmbeddedKubelet(self.directory / "kubelet", self.runtime)
+        self.kubelet.start()
+
+    def run(self, *nouns: str) -> None:
+        """Start agents, and wait until they do their job."""
+        for noun in nouns:
+            with (self.directory / f"{noun}.log").open("ab") as log:
+                command = [*NODESHARE, "run", noun, "--config", str(self.config)]
+                self.agents[noun] = subprocess.Popen(command, stdout=log, stderr=log)
+        for noun in nouns:
+            self.until(partial(self._ready, noun), f"{noun} is ready")
+
+    def _ready(self, noun: str) -> bool:
+        return self.status(noun).get("ready") is True
+
+    def kill(self, noun: str) -> None:
+        """SIGKILL, as the kernel does it to whoever takes too much memory."""
+        process = self.agents.pop(noun)
+        process.kill()
+        process.wait(10)
+
+    def status(self, noun: str) -> dict[str, Any]:
+        """What an agent says of itself; empty while it does not answer."""
+        (seen,) = look([_AGENTS[noun]], self.directory / "run")
+        return dict(seen.document or {})
+
+    def notebook(
+        self,
+        name: str = "ada",
+        *,
+        gpu: int = 0,
+        cpu_millis: int = 1500,
+        memory_bytes: int = 512 << 20,
+        sidecar_bytes: int = 0,
+        annotations: Mapping[str, str] | None = None,
+    ) -> PodStatus:
+        """A pod as JupyterHub would make it; with `gpu`, that many units; with a sidecar, if that
+        gets any memory."""
+        volume = Volume(
+            self.directory / "mounts",
+            "/data",
+            propagation=VolumePropagation.HOST_TO_CONTAINER,
+        )
+        sleep = ["sleep", "1000000"]
+        container = ContainerSpec(
+            "notebook",
+            sleep,
+            resources={GPU: gpu} if gpu else {},
+            volumes=[volume] if "mounts" in self.agents else (),
+            cpu_millis=cpu_millis,
+            memory_bytes=memory_bytes,
+        )
+        sidecar = ContainerSpec("sidecar", sleep, cpu_millis=500, memory_bytes=sidecar_bytes)
+        spec = PodSpec(
+            name,
+            [container, sidecar] if sidecar_bytes else [container],
+            namespace="jupyterhub",
+            annotations=annotations or {},
+            restart_policy=RestartPolicy.ALWAYS,
+        )
+        self.kubelet.create(spec)
+        self.until(lambda: self.kubelet.pod(spec.key).phase is PodPhase.RUNNING, f"{name} runs")
+        return self.kubelet.pod(spec.key)
+
+    def shell(self, command: str, pod: str = "ada", container: str = "notebook") -> str:
+        """What a command prints inside."""
+        return self.runtime.run(f"jupyterhub/{pod}", container, command).strip()
+
+    def until(self, condition: Callable[[], object], what: str) -> None:
+        """Wait for it; show the logs when it never comes."""
+        deadline = time.monotonic() + LIMIT_S
+        while not condition():
+            logs = [path.read_text()[-3000:] for path in self.directory.glob("*.log")]
+            assert time.monotonic() < deadline, "\n".join([f"never happened: {what}", *logs])
+            time.sleep(0.05)
+
+    def close(self) -> None:
+        """Nothing stays."""
+        for process in self.agents.values():
+            process.send_signal(signal.SIGTERM)
+        for process in self.agents.values():
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait(10)
+        for words in (("view", "eject"), ("mounts", "drain", "--all")):
+            command = [*NODESHARE, *words, "--config", str(self.config)]
+            subprocess.run(command, timeout=60, check=False, capture_output=True)
+        if hasattr(self, "kubelet"):
+            self.kubelet.stop()
+        self.containerd.close()

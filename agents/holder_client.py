@@ -61,7 +61,7 @@ class Holder(Protocol):
         """Clients that ended since; closed when the holder is gone."""
 
     async def start(
-        self, argv: Sequence[str], *, labels: Mapping[str, str], log: Path
+        self, argv: Sequence[str], *, environment: Mapping[str, str], log: Path
     ) -> HeldClient:
         """Start a command with these variables; its output is appended to `log`."""
 
@@ -94,9 +94,9 @@ class HolderClient:
         return self._exits
 
     async def start(
-        self, argv: Sequence[str], *, labels: Mapping[str, str], log: Path
+        self, argv: Sequence[str], *, environment: Mapping[str, str], log: Path
     ) -> HeldClient:
-        answer = await self._ask("start", argv=list(argv), env=dict(labels), log=str(log))
+        answer = await self._ask("start", argv=list(argv), env=dict(environment), log=str(log))
         return _client(answer["client"])
 
     async def clients(self) -> tuple[HeldClient, ...]:

@@ -27,6 +27,11 @@ USERLAND_SETTINGS = tuple(
     for name in ("alternatives", "group", "ld.so.cache", "nsswitch.conf", "passwd", "ssl/certs")
 )
 
+#: Where EOS' client looks for its configuration, its keys, and the helper that it insists on.
+EOS_CONFIGURATION = Path("/etc/eos")
+EOS_KEYTAB = Path("/etc/eos/fuse.sss.keytab")
+FUSE_HELPERS = (Path("/bin/fusermount3"), Path("/bin/fusermount"))
+
 #: A longer path cannot be a socket: sun_path of unix(7) holds 108 bytes with its final zero.
 SOCKET_PATH_BYTES = 107
 

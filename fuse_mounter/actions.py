@@ -5,6 +5,7 @@ OSError or AgentError when it could not be done. Decides nothing.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,8 +33,6 @@ from fuse_mounter.places import (
     StagingName,
 )
 from fuse_mounter.publish import Publisher, Way
-
-_STAGE_LIMIT_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,23 +117,20 @@ class Performer:
             DIGEST_VARIABLE: mount.digest,
             STAGING_VARIABLE: str(staging),
         }
-        argv = driver_of(mount).command(mount, staging, self._host)
-        client = await holder.start(argv, labels=labels, log=log)
+        launch = driver_of(mount).launch(mount, staging, self._host)
+        for path, text in launch.files.items():
+            _write_for_root(path, text)
+        environment = {**launch.environment, **labels}
+        client = await holder.start(launch.argv, environment=environment, log=log)
         self._log.info("client started", mount=mount.name, pid=client.key.pid)
 
     async def _stage(self, mount: MountBase, staging: Path) -> None:
         worker = self._workers.setdefault(mount.name, Worker(f"the source of {mount.name!r}"))
-        stage = driver_of(mount).stage
         try:
-            await worker.call(lambda: stage(mount, staging, self._mounts), timeout_s=_STAGE_LIMIT_S)
+            await driver_of(mount).stage(mount, staging, self._mounts, worker)
         except Unavailable as error:
+            # Not of the holder, which is what it would mean to whoever takes the steps.
             raise AgentError(str(error)) from error
-        except OSError as error:
-            source = getattr(mount, "source", mount.name)
-            raise AgentError(
-                f"cannot mount {str(source)!r}: {error.strerror}",
-                remedy="the source must be a directory of this node",
-            ) from error
 
     async def _publish(self, step: plan.Publish, situation: Situation) -> Published:
         target = self._publisher.target(step.path)
@@ -171,3 +167,16 @@ class Performer:
 
     async def _remove_anchor(self, step: plan.RemoveAnchor, _: Situation) -> None:
         self._publisher.remove_anchor(step.path, step.mount_id)
+
+
+def _write_for_root(path: Path, text: str) -> None:
+    """Whole or not at all: a client that starts at this moment reads the old file or the new."""
+    path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.new")
+    aside.unlink(missing_ok=True)
+    descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(descriptor)
+    aside.replace(path)

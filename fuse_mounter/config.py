@@ -6,16 +6,13 @@
 from __future__ import annotations
 
 from pathlib import PurePosixPath
-from typing import Annotated
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import field_validator, model_validator
 
 from agents import hostfs
 from agents.config import Duration, HostPath, Section
-from fuse_mounter.drivers.bind import BindMount
-from fuse_mounter.drivers.passthrough import PassthroughMount
-
-MountConfig = Annotated[PassthroughMount | BindMount, Field(discriminator="driver")]
+from fuse_mounter.drivers.base import SourceMount
+from fuse_mounter.drivers.registry import MountConfig
 
 
 class Health(Section):
@@ -63,7 +60,7 @@ class MounterConfig(Section):
                         f"{mount.name!r} at {mount.path!r} and {other.name!r} at {other.path!r} "
                         "overlap; give them separate paths"
                     )
-            if _overlap(str(mount.source), str(self.root)):
+            if isinstance(mount, SourceMount) and _overlap(str(mount.source), str(self.root)):
                 problems.append(
                     f"{mount.name!r} serves {str(mount.source)!r}, which overlaps the root "
                     f"{str(self.root)!r}: it would contain itself; use another source"

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Generic, Protocol, TypeVar
 
@@ -18,6 +20,7 @@ from agents.config import HostPath, Section
 from agents.errors import AgentError
 from agents.hostfs import HostFs
 from agents.mounts import Mounts
+from agents.threads import Worker
 
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 
@@ -64,6 +67,19 @@ class SourceMount(MountBase):
     source: HostPath
 
 
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """How a client is started: everybody on the node can read `argv`, so no secret goes there.
+
+    The client stays in the foreground. `environment` is added to what every client gets: names of
+    files, never what is in them. `files` are written before the start, for root alone.
+    """
+
+    argv: tuple[str, ...]
+    environment: Mapping[str, str] = field(default_factory=dict)
+    files: Mapping[Path, str] = field(default_factory=dict)
+
+
 M = TypeVar("M", bound=MountBase, contravariant=True)
 
 
@@ -72,7 +88,7 @@ class Driver(Protocol, Generic[M]):
 
     @property
     def has_client(self) -> bool:
-        """True: a process serves the mount, started from `command`. False: `stage` is all."""
+        """True: a process serves the mount, started from `launch`. False: `stage` is all."""
 
     def preflight(self, mount: M, host: HostFs) -> AgentError | None:
         """Why this mount cannot be made on this machine now, with the remedy; None when it can.
@@ -80,8 +96,19 @@ class Driver(Protocol, Generic[M]):
         Never blocks: it may look at kernel file systems, not at the source.
         """
 
-    def command(self, mount: M, staging: Path, host: HostFs) -> list[str]:
-        """The client: it stays in the foreground and mounts at `staging`. Secrets never go here."""
+    def launch(self, mount: M, staging: Path, host: HostFs) -> Launch:
+        """The client that mounts at `staging`."""
 
-    def stage(self, mount: M, staging: Path, mounts: Mounts) -> None:
-        """Mount at `staging`. May block; it runs in a thread with a limit."""
+    async def stage(self, mount: M, staging: Path, mounts: Mounts, worker: Worker) -> None:
+        """Mount at `staging`, within a limit; what may block belongs into `worker`, which is this
+        mount's own. Raises OSError or AgentError.
+        """
+
+
+class ClientDriver:
+    """What all drivers have in common whose mounts are served by a client."""
+
+    has_client = True
+
+    async def stage(self, mount: MountBase, staging: Path, mounts: Mounts, worker: Worker) -> None:
+        raise NotImplementedError("a client mounts it")

@@ -6,10 +6,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from agents.errors import AgentError
+from agents.errors import AgentError, Unavailable
 from agents.hostfs import HostFs
 from agents.mounts import MountFlag, Mounts, Propagation
-from fuse_mounter.drivers.base import SourceMount
+from agents.threads import Worker
+from fuse_mounter.drivers.base import Launch, SourceMount
+
+_LIMIT_S = 10.0
 
 
 class BindMount(SourceMount):
@@ -24,13 +27,24 @@ class Bind:
     def preflight(self, mount: BindMount, host: HostFs) -> AgentError | None:
         return None
 
-    def command(self, mount: BindMount, staging: Path, host: HostFs) -> list[str]:
+    def launch(self, mount: BindMount, staging: Path, host: HostFs) -> Launch:
         raise NotImplementedError("it has no client")
 
-    def stage(self, mount: BindMount, staging: Path, mounts: Mounts) -> None:
-        mounts.bind(mount.source, staging)
-        # Else what is mounted below the source later would appear here, and the other way round.
-        mounts.set_propagation(staging, Propagation.PRIVATE)
-        if mount.read_only:
-            flags = MountFlag.REMOUNT | MountFlag.BIND | MountFlag.RDONLY
-            mounts.mount("none", staging, "none", flags)
+    async def stage(self, mount: BindMount, staging: Path, mounts: Mounts, worker: Worker) -> None:
+        try:
+            # The source may lie on a file system that hangs.
+            await worker.call(lambda: _bind(mount, staging, mounts), timeout_s=_LIMIT_S)
+        except OSError as error:
+            raise Unavailable(
+                f"cannot mount {str(mount.source)!r}: {error.strerror}",
+                remedy="the source must be a directory of this node",
+            ) from error
+
+
+def _bind(mount: BindMount, staging: Path, mounts: Mounts) -> None:
+    mounts.bind(mount.source, staging)
+    # Else what is mounted below the source later would appear here, and the other way round.
+    mounts.set_propagation(staging, Propagation.PRIVATE)
+    if mount.read_only:
+        flags = MountFlag.REMOUNT | MountFlag.BIND | MountFlag.RDONLY
+        mounts.mount("none", staging, "none", flags)

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Literal
 
 from agents.config import Duration, Section
-from agents.errors import AgentError, Unavailable
+from agents.errors import AgentError
 from agents.hostfs import HostFs
-from agents.mounts import Mounts
-from fuse_mounter.drivers.base import SOURCE_PREFIX, SourceMount
+from fuse_mounter.drivers import needs
+from fuse_mounter.drivers.base import SOURCE_PREFIX, ClientDriver, Launch, SourceMount
 
 
 class PassthroughOptions(Section):
@@ -25,25 +25,15 @@ class PassthroughMount(SourceMount):
     options: PassthroughOptions = PassthroughOptions()
 
 
-class Passthrough:
+class Passthrough(ClientDriver):
     """The driver."""
 
-    has_client = True
-
     def preflight(self, mount: PassthroughMount, host: HostFs) -> AgentError | None:
-        if host.fuse_device.exists():
-            return None
-        return Unavailable(
-            f"{str(host.fuse_device)!r} is missing",
-            remedy="load the kernel module (modprobe fuse) and give the agent the device",
-        )
+        return needs.fuse(host)
 
-    def command(self, mount: PassthroughMount, staging: Path, host: HostFs) -> list[str]:
+    def launch(self, mount: PassthroughMount, staging: Path, host: HostFs) -> Launch:
         argv = [sys.executable, "-P", "-m", "fuse_mounter.passthrough"]
         argv += [str(mount.source), str(staging)]
         argv += ["--name", f"{SOURCE_PREFIX}{mount.name}", "--device", str(host.fuse_device)]
         argv += ["--cache-timeout", str(mount.options.cache_timeout)]
-        return [*argv, "--read-only"] if mount.read_only else argv
-
-    def stage(self, mount: PassthroughMount, staging: Path, mounts: Mounts) -> None:
-        raise NotImplementedError("a client mounts it")
+        return Launch((*argv, "--read-only") if mount.read_only else tuple(argv))

@@ -49,7 +49,7 @@ async def test_holder_and_clients_leave_the_cgroups_of_the_agent(
     groups = holder_start.own_cgroups(HOST.cgroup, holder_start.socket_path(tmp_path))
     if not groups:
         pytest.skip("no cgroup hierarchy can be written here")
-    client = await held.start(["sleep", "60"], labels={}, log=tmp_path / "log")
+    client = await held.start(["sleep", "60"], environment={}, log=tmp_path / "log")
     own = cgroups_of(os.getpid())
     for pid in (held.pid, client.key.pid):
         assert not own & cgroups_of(pid)
@@ -60,7 +60,7 @@ async def test_a_client_that_puts_itself_into_the_background_stays_in_the_family
     held: HolderClient, tmp_path: Path
 ) -> None:
     script = f"(setsid sh -c 'echo $$ > {tmp_path}/pid; exec sleep 60' &) ; exit 0"
-    await held.start(["sh", "-c", script], labels={}, log=tmp_path / "log")
+    await held.start(["sh", "-c", script], environment={}, log=tmp_path / "log")
     with trio.fail_after(LIMIT_S):
         await held.exits.receive()
         while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
@@ -82,7 +82,7 @@ from agents.hostfs import HostFs
 async def main():
     async with trio.open_nursery() as nursery:
         holder = await find_or_start(nursery, Path(sys.argv[1]), HostFs())
-        client = await holder.start(["sleep", "60"], labels={}, log=Path(sys.argv[1]) / "log")
+        client = await holder.start(["sleep", "60"], environment={}, log=Path(sys.argv[1]) / "log")
         print(holder.pid, client.key.pid, flush=True)
         await trio.sleep_forever()
 
@@ -94,7 +94,8 @@ async def test_a_container_that_claims_to_be_a_client_is_not_adopted(
     held: HolderClient, tmp_path: Path, nursery: trio.Nursery
 ) -> None:
     """What is in its environment, a container says of itself; where it runs, the kernel says."""
-    client = await held.start(["sleep", "60"], labels={"NODESHARE_MOUNT": "a"}, log=tmp_path / "l")
+    labels = {"NODESHARE_MOUNT": "a"}
+    client = await held.start(["sleep", "60"], environment=labels, log=tmp_path / "l")
     path = holder_start.socket_path(tmp_path)
     claims = {**os.environ, "NODESHARE_HOLDER": str(path), "NODESHARE_MOUNT": "a"}
     wraps = (["unshare", "--mount"], ["setpriv", "--reuid=12345", "--clear-groups"])

@@ -46,7 +46,7 @@ async def held(tmp_path: Path, host: HostFs, nursery: trio.Nursery) -> AsyncIter
 
 
 async def start(client: HolderClient, tmp_path: Path, *argv: str, **labels: str) -> HeldClient:
-    return await client.start(argv, labels=labels, log=tmp_path / "log")
+    return await client.start(argv, environment=labels, log=tmp_path / "log")
 
 
 async def exit_of(client: HolderClient) -> HeldClient:
@@ -116,7 +116,7 @@ async def test_a_command_that_cannot_be_started_is_an_error(
     with pytest.raises(HolderRefused, match="no-such-command"):
         await start(held, tmp_path, "no-such-command")
     with pytest.raises(HolderRefused, match="nowhere"):
-        await held.start(["true"], labels={}, log=tmp_path / "nowhere" / "log")
+        await held.start(["true"], environment={}, log=tmp_path / "nowhere" / "log")
     assert await held.clients() == ()
 
 
@@ -337,7 +337,7 @@ async def test_it_ends_when_its_directory_is_gone_and_it_holds_nobody(
         while not path.exists():
             await trio.sleep(0.01)
         held = await connect(nursery, path)
-        client = await held.start(["sleep", "60"], labels={}, log=tmp_path / "log")
+        client = await held.start(["sleep", "60"], environment={}, log=tmp_path / "log")
         path.unlink()
         await trio.sleep(0.5)
         assert process.poll() is None, "somebody is here, and somebody is held"

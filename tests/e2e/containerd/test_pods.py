@@ -77,6 +77,7 @@ def test_agents_and_runtime_may_come_and_go(node: Node) -> None:
     node.notebook("grace", memory_bytes=256 << 20)
     node.until(lambda: memory(node, pod="grace") == 256, "the views of a new pod")
     assert memory(node) == 512
+    files = node.directory / "run/views" / node.runtime.id("jupyterhub/ada", "notebook")
+    assert files.exists()
     node.kubelet.delete("jupyterhub/ada")
-    files = node.directory / "run/views"
-    node.until(lambda: len(list(files.iterdir())) == 1, "nothing of a pod that is gone")
+    node.until(lambda: not files.exists(), "nothing stays of a pod that is gone")

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
 from agents.config import NodeConfig, Section
 from agents.hostfs import HostFs
 from agents.published import Published
+from agents.report import Report
 from agents.tables import Table
 
 if TYPE_CHECKING:  # heavy, and not needed to list or to configure agents
@@ -56,7 +57,8 @@ class AgentContext:
     """Everything an agent gets.
 
     `section` is its configuration at start; `changes` yields each later one that may be applied
-    while running. `namespaces` runs what needs another process's mount namespace.
+    while running. `namespaces` runs what needs another process's mount namespace. `annotations` is
+    what the node object shall say (None: not be there); without API access nobody reads it.
     """
 
     node: NodeConfig
@@ -68,6 +70,7 @@ class AgentContext:
     readiness: Readiness
     status: Published[Status]
     namespaces: Namespaces
+    annotations: Published[Mapping[str, str | None]] = field(default_factory=lambda: Published({}))
 
 
 def no_tables(_: Status) -> Sequence[Table]:
@@ -75,9 +78,13 @@ def no_tables(_: Status) -> Sequence[Table]:
     return ()
 
 
-def no_explanation(_: NodeConfig, __: Section, ___: str | None) -> Sequence[str]:
+def no_explanation(_: NodeConfig, __: Section, ___: str | None) -> Report:
     """For an agent whose configuration says everything itself."""
-    return ()
+    return Report((), {})
+
+
+def no_verbs(_: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """For an agent whose commands all stand below its noun."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,11 +93,12 @@ class Agent:
 
     `section` is its key in the configuration, `noun` its name on the command line. `commands` adds
     the subcommands of its noun (`nodeshare <noun> <verb>`); each sets `run=` to a function of the
-    parsed arguments that returns an exit code. `refuse_change` says why a changed section needs a
+    parsed arguments that returns an exit code. `verbs` adds commands that stand without the noun
+    (`nodeshare <verb>`). `refuse_change` says why a changed section needs a
     restart (None: it can be applied while running); the runtime asks it before it publishes the
     change. `tables` turns a status document into what people see. `clear` is the command (words
     after `nodeshare`; `--config FILE` is added) that takes away what outlives a stopped agent.
-    `explain` says in lines what a section would do on this machine, or on a described one.
+    `explain` says what a section would do on this machine, or on a described one.
     """
 
     section: str
@@ -101,7 +109,8 @@ class Agent:
     refuse_change: Callable[[Section, Section], str | None]
     tables: Callable[[Status], Sequence[Table]] = no_tables
     clear: Sequence[str] = ()
-    explain: Callable[[NodeConfig, Section, str | None], Sequence[str]] = no_explanation
+    explain: Callable[[NodeConfig, Section, str | None], Report] = no_explanation
+    verbs: Callable[[argparse._SubParsersAction[argparse.ArgumentParser]], None] = no_verbs
 
 
 def models(agents: Iterable[Agent]) -> dict[str, type[Section]]:

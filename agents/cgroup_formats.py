@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 #: v1 writes "no limit" as the largest page count in bytes; anything in that region means the same.
 _V1_UNLIMITED = 1 << 62
 
 #: v1's hierarchical names in memory.stat, and what v2 calls them.
-_V1_MEMORY_NAMES = {
+V1_MEMORY_NAMES: Mapping[str, str] = {
     "total_cache": "file",
     "total_rss": "anon",
     "total_rss_huge": "anon_thp",
@@ -30,6 +31,12 @@ _V1_MEMORY_NAMES = {
     "total_unevictable": "unevictable",
 }
 
+#: Entries of v2's memory.stat in bytes; the rest counts events.
+V2_MEMORY_NAMES = (
+    *V1_MEMORY_NAMES.values(),
+    *("kernel_stack", "pagetables", "sec_pagetables", "percpu", "vmalloc", "zswap", "zswapped"),
+    *("shmem_thp", "file_thp", "slab_reclaimable", "slab_unreclaimable"),
+)
 
 #: Entries of memory.stat that could be taken back without swapping.
 RECLAIMABLE_V1 = (b"total_active_file", b"total_inactive_file")
@@ -79,6 +86,21 @@ class CpuLevel:
     quota: float | None
 
 
+class Headroom(NamedTuple):
+    """Bytes that a cgroup can still get below the tightest limit, and the cgroup that sets it."""
+
+    value: int
+    path: str
+
+
+class HugePages(NamedTuple):
+    """Bytes in huge pages of one size: the tightest limit up the tree (None: there is none), and
+    what is used."""
+
+    limit: int | None
+    used: int
+
+
 @dataclass(frozen=True, slots=True)
 class CpuTimes:
     """CPU time of a cgroup since it was made, and how long a quota held it up (0: none did)."""
@@ -113,6 +135,25 @@ def up(path: str) -> tuple[str, ...]:
     return tuple("/" + "/".join(parts[:length]) for length in range(len(parts), -1, -1))
 
 
+def of_container(paths: CgroupPaths, name: str) -> CgroupPaths:
+    """Cut off what a container made below its own cgroup (the first with this in its name), such as
+    systemd's init.scope.
+
+    Beside v1's controllers the place in cgroup2 may be another's: then it tells nothing.
+    """
+    unified = paths.unified
+    return CgroupPaths(
+        None if unified is None or name not in unified else _up_to(unified, name),
+        {controller: _up_to(path, name) for controller, path in paths.controllers.items()},
+    )
+
+
+def _up_to(path: str, name: str) -> str:
+    parts = path.split("/")
+    own = [number for number, part in enumerate(parts) if name in part]
+    return "/".join(parts[: own[0] + 1]) if own else path
+
+
 def parse_limit(text: str) -> int | None:
     """A byte or process limit: `max`, v1's -1 and its huge number are None."""
     value = text.strip()
@@ -128,9 +169,36 @@ def parse_flat(text: str) -> dict[str, int]:
     return dict(zip(words[::2], map(int, words[1::2]), strict=False))
 
 
-def memory_stat_v1(flat: Mapping[str, int]) -> dict[str, int]:
-    """The hierarchical part of v1's memory.stat, under v2's names."""
-    return {name: flat[old] for old, name in _V1_MEMORY_NAMES.items() if old in flat}
+class Entries:
+    """Some numbers of a flat file that is read again and again, under names of our own.
+
+    Where they are is remembered, and holds as long as the file lists the same names.
+    """
+
+    def __init__(self, wanted: Mapping[str, str]) -> None:
+        self._wanted = {theirs.encode(): ours for theirs, ours in wanted.items()}
+        self._layout: _Layout = _Layout([], (), ())
+
+    def read(self, data: bytes) -> dict[str, int]:
+        """By our names; what the file does not tell is absent."""
+        words = data.split()
+        layout = self._layout
+        if layout.listed != words[::2]:
+            layout = self._layout = self._learned(words[::2])
+        return {name: int(words[at]) for name, at in zip(layout.names, layout.at, strict=True)}
+
+    def _learned(self, listed: list[bytes]) -> _Layout:
+        at = {word: 2 * place + 1 for place, word in enumerate(listed)}
+        found = [name for name in self._wanted if name in at]
+        return _Layout(
+            listed, tuple(self._wanted[name] for name in found), tuple(at[name] for name in found)
+        )
+
+
+class _Layout(NamedTuple):
+    listed: list[bytes]
+    names: tuple[str, ...]
+    at: tuple[int, ...]
 
 
 def sum_of(text: bytes, names: Sequence[bytes]) -> int:

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a cgroup may use and does use, in domain words: v1, v2 and both side by side (hybrid).
 
-Reads only. How the versions keep it is in `agents.cgroup_tree`, what their texts mean in
-`agents.cgroup_formats`. Knows no container: whoever asks knows which cgroup is meant.
+Reads only. How the versions keep it is in `agents.cgroup_memory`, `cgroup_cpu`, `cgroup_io` and
+`cgroup_huge_pages`, what their texts mean in `agents.cgroup_formats`. Knows no container: whoever
+asks knows which cgroup is meant.
 """
 
 from __future__ import annotations
@@ -11,11 +12,24 @@ import errno
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from agents import cgroup_formats as formats
-from agents.cgroup_formats import CgroupPaths, CpuLevel, CpuTimes, MemoryLevel
-from agents.cgroup_tree import Branch, CpuV1, CpuV2, Directories, Directory, MemoryV1, MemoryV2
+from agents import cgroup_io
+from agents.cgroup_cpu import CpuV1, CpuV2
+from agents.cgroup_formats import (
+    CgroupPaths,
+    CpuLevel,
+    CpuTimes,
+    Headroom,
+    HugePages,
+    MemoryLevel,
+)
+from agents.cgroup_huge_pages import huge_pages
+from agents.cgroup_io import IoV1, IoV2, NoIo
+from agents.cgroup_io_formats import IoCounts
+from agents.cgroup_memory import MemoryV1, MemoryV2
+from agents.cgroup_tree import Branch, Directories, Directory
 from agents.errors import Unavailable
 from agents.hostfs import HostFs
 
@@ -26,9 +40,14 @@ __all__ = [
     "CpuCgroup",
     "CpuLevel",
     "CpuTimes",
+    "Headroom",
+    "HugePages",
+    "IoCgroup",
+    "IoCounts",
     "LinuxCgroups",
     "MemoryCgroup",
     "MemoryLevel",
+    "OwnFile",
 ]
 
 
@@ -42,18 +61,26 @@ class MemoryCgroup(Protocol):
     def levels(self) -> tuple[MemoryLevel, ...]:
         """The cgroup's own limits, then those of its ancestors; the root has none."""
 
+    def limits_activity(self) -> object:
+        """Differs when `levels` does, and costs less; read once in a round."""
+
     def used(self) -> int | None:
         """Bytes charged."""
 
     def activity(self) -> bytes | None:
         """Differs when `used` does, and costs next to nothing; None: it is gone."""
 
+    def activity_above(self) -> tuple[bytes | None, ...]:
+        """The same of those ancestors that limit it: it differs when `headroom` may."""
+
     def stat(self) -> Mapping[str, int]:
         """memory.stat under v2's names; what this kernel does not tell is absent."""
 
-    def headroom(self) -> int | None:
+    def headroom(self) -> Headroom | None:
         """Bytes it can still get before it, or an ancestor, is at a limit: the least of
-        limit - used + reclaimable on the way to the root. None: nobody there has a limit."""
+        limit - used + reclaimable on the way to the root. None: nobody there has a limit.
+
+        The limits are those that `levels` gave last."""
 
     def swap_used(self) -> int | None:
         """Bytes swapped out."""
@@ -68,14 +95,38 @@ class CpuCgroup(Protocol):
     def levels(self) -> tuple[CpuLevel, ...]:
         """The cgroup's own quota, then those of its ancestors; the root has none."""
 
+    def limits_activity(self) -> object:
+        """Differs when `levels` or `allowed` does, and costs less; read once in a round."""
+
     def allowed(self) -> frozenset[int] | None:
         """The CPUs it may run on, whoever restricted them; None: unknown."""
 
     def activity(self) -> bytes | None:
         """Differs when CPU time was used, and costs next to nothing; None: it is gone."""
 
+    def activity_above(self) -> bytes | None:
+        """The same of the topmost cgroup that contains it, read once in a round: as long as it
+        stands still, so does everything in it. None: there is none but the root."""
+
     def times(self) -> CpuTimes | None:
         """CPU time used so far, and how long the nearest quota held it up; None: it is gone."""
+
+
+class IoCgroup(Protocol):
+    """What a cgroup and its descendants did on block devices."""
+
+    def activity(self) -> bytes | None:
+        """Differs when something was read or written; None: nobody counts it, or it is gone."""
+
+    def devices(self) -> Mapping[tuple[int, int], IoCounts] | None:
+        """By device number, those that were used at all; None: nobody counts it."""
+
+
+class OwnFile(NamedTuple):
+    """Where a cgroup file is here, and where below the root of its hierarchy."""
+
+    path: Path
+    root: str
 
 
 class Cgroup(Protocol):
@@ -87,6 +138,19 @@ class Cgroup(Protocol):
     @property
     def cpu(self) -> CpuCgroup: ...
 
+    @property
+    def io(self) -> IoCgroup: ...
+
+    def huge_pages(self, size_kib: int) -> HugePages | None:
+        """Those of this size; None: nobody counts them."""
+
+    def threads(self) -> tuple[int, ...]:
+        """Every thread in it and below it; walks its directories."""
+
+    def own_v2(self, name: str) -> OwnFile | None:
+        """This file of its cgroup2 directory, also beside v1's controllers; None: there is none, or
+        it is the root's, which is everybody's."""
+
     def close(self) -> None: ...
 
 
@@ -94,8 +158,8 @@ class Cgroups(Protocol):
     """The cgroup tree of the host. Not thread-safe."""
 
     def read_anew(self) -> None:
-        """Begin a round of readings. Within one, limits, headroom and memory.stat of a cgroup are
-        read once, however often they are needed; everything else whenever it is asked for."""
+        """Begin a round of readings. Within one, limits and all that tells of memory are read once,
+        however often they are needed; everything else whenever it is asked for."""
 
     def paths(self, pid: int) -> CgroupPaths:
         """Where this process is. Raises ProcessLookupError when it is gone."""
@@ -139,7 +203,15 @@ class LinuxCgroups:
                 remedy="check that the host's cgroup file systems are mounted below "
                 f"{str(self._host.cgroup)!r}",
             )
-        return _OpenCgroup(self._directories, memory, cpu, self._accounting(paths))
+        return _OpenCgroup(
+            self._directories,
+            memory,
+            cpu,
+            self._accounting(paths),
+            io=self._branch("blkio", paths),
+            huge_pages=self._branch("hugetlb", paths),
+            unified=self._own_unified(paths),
+        )
 
     def pids(self, paths: CgroupPaths) -> frozenset[int]:
         branch = self._branch("memory", paths)
@@ -158,6 +230,11 @@ class LinuxCgroups:
             return Branch(2, self._unified, paths.unified)
         return None
 
+    def _own_unified(self, paths: CgroupPaths) -> Branch | None:
+        if self._unified is None or paths.unified is None or paths.unified == "/":
+            return None
+        return Branch(2, self._unified, paths.unified)
+
     def _accounting(self, paths: CgroupPaths) -> tuple[Branch | None, Branch | None]:
         """v1 counts CPU time and allows CPUs in hierarchies of their own."""
         return self._branch("cpuacct", paths), self._branch("cpuset", paths)
@@ -172,6 +249,10 @@ class _OpenCgroup:
         memory: Branch,
         cpu: Branch,
         accounting: tuple[Branch | None, Branch | None],
+        *,
+        io: Branch | None,
+        huge_pages: Branch | None,
+        unified: Branch | None,
     ) -> None:
         self._directories = directories
         self._chains: list[Sequence[Directory]] = []
@@ -182,6 +263,33 @@ class _OpenCgroup:
             self.cpu = CpuV1(self._chain(cpu), *(self._chain(branch) for branch in accounting))
         else:
             self.cpu = CpuV2(self._chain(cpu))
+        self.io = self._io(io)
+        self._huge_pages = huge_pages
+        self._huge_pages_chain = self._chain(huge_pages)
+        self._tasks = cpu.directory
+        self._unified = unified
+
+    def _io(self, branch: Branch | None) -> IoCgroup:
+        if branch is None or branch.path == "/":  # the root's is everybody's
+            return NoIo()
+        chain = self._chain(branch)
+        return IoV1(chain) if branch.version == 1 else IoV2(chain)
+
+    def huge_pages(self, size_kib: int) -> HugePages | None:
+        branch = self._huge_pages
+        if branch is None:
+            return None
+        return huge_pages(self._huge_pages_chain, branch.version, size_kib)
+
+    def threads(self) -> tuple[int, ...]:
+        return cgroup_io.threads(self._tasks)
+
+    def own_v2(self, name: str) -> OwnFile | None:
+        branch = self._unified
+        path = None if branch is None else branch.directory / name
+        if branch is None or path is None or not path.exists():
+            return None
+        return OwnFile(path, f"{branch.path}/{name}")
 
     def close(self) -> None:
         while self._chains:

@@ -8,6 +8,7 @@ Translates errors to exit codes, once: 0 done, 1 failed, 2 wrong configuration o
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 from collections.abc import Sequence
@@ -66,6 +67,8 @@ def parser(agents: Sequence[Agent]) -> argparse.ArgumentParser:
     _add_explain(verbs, agents)
     _add_status(verbs, agents)
     for agent in agents:
+        agent.verbs(verbs)
+    for agent in agents:
         noun = verbs.add_parser(agent.noun, help=f"what belongs to {agent.section}")
         agent.commands(noun.add_subparsers(required=True, metavar="VERB"))
     return parser
@@ -111,12 +114,22 @@ def _add_explain(
         "--machine", metavar="M", help="on a described machine (a name or a YAML file) instead"
     )
 
+    parser.add_argument("--json", action="store_true", help="one document, by agent")
+
     def run(options: argparse.Namespace) -> int:
         loaded = config.load(options.file, models(agents))
-        for agent in agents:
-            if (section := loaded.sections.get(agent.section)) is not None:
-                lines = agent.explain(loaded.node, section, options.machine)
-                print("\n".join([f"{agent.section}:", *(f"  {line}" for line in lines)]))
+        reports = {
+            agent.section: agent.explain(loaded.node, section, options.machine)
+            for agent in agents
+            if (section := loaded.sections.get(agent.section)) is not None
+        }
+        if options.json:
+            print(json.dumps({name: report.document for name, report in reports.items()}, indent=2))
+            return 0
+        for name, report in reports.items():
+            if not report.lines:  # its configuration says everything itself
+                continue
+            print("\n".join([f"{name}:", *(f"  {line}".rstrip() for line in report.lines)]))
         return 0
 
     parser.set_defaults(run=run)

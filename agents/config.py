@@ -12,96 +12,29 @@ import enum
 import hashlib
 import ipaddress
 import os
-import re
-import reprlib
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
-from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any
 
 import yaml
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    ValidationError,
-    model_validator,
-)
+from pydantic import BeforeValidator, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
 from agents import hostfs
+from agents.api_server_config import ApiServerConfig
+from agents.config_values import FOR_RUNNING as FOR_RUNNING
+from agents.config_values import Duration as Duration
+from agents.config_values import HostPath as HostPath
+from agents.config_values import Port as Port
+from agents.config_values import Section as Section
+from agents.config_values import Size as Size
+from agents.config_values import ip_address
+from agents.config_values import parse_duration as parse_duration
+from agents.config_values import parse_size as parse_size
+from agents.config_values import shown as shown
 from agents.errors import ConfigError
-
-# More digits than anybody means would overflow, and lose their last ones on the way.
-_NUMBER = r"(\d{1,18}(?:\.\d{1,9})?)"
-_DURATION = re.compile(rf"{_NUMBER}(ms|s|m|h|d)")
-_quoting = reprlib.Repr()
-_quoting.maxstring = _quoting.maxother = _quoting.maxlong = 80
-_SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_SIZE = re.compile(rf"{_NUMBER}\s*(B|KiB|MiB|GiB|TiB)")
-_BYTES = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
-
-
-def shown(value: object) -> str:
-    """A value as an error text quotes it: a whole section in the wrong place is cut short."""
-    return _quoting.repr(value)
-
-
-def parse_duration(value: object) -> object:
-    """`200ms`, `2s`, `5m`, `48h`, `30d` to seconds. Bare numbers are refused: they have no unit (0
-    has none).
-    """
-    if isinstance(value, str) and (match := _DURATION.fullmatch(value)):
-        return float(match[1]) * _SECONDS[match[2]]
-    if not isinstance(value, bool) and value == 0:
-        return 0.0
-    raise ValueError(
-        f"{shown(value)} is not a duration; write a number with ms, s, m, h or d, such as 2s"
-    )
-
-
-def parse_size(value: object) -> object:
-    """`512MiB`, `1GiB` to bytes. Bare numbers other than 0 are refused."""
-    if isinstance(value, str) and (match := _SIZE.fullmatch(value)):
-        return int(Decimal(match[1]) * _BYTES[match[2]])
-    if not isinstance(value, bool) and value == 0:
-        return 0
-    raise ValueError(
-        f"{shown(value)} is not a size; write a number with B, KiB, MiB, GiB or TiB, such as 1GiB"
-    )
-
-
-def _absolute(value: Path) -> Path:
-    if not value.is_absolute() or ".." in value.parts:
-        raise ValueError(f"{str(value)!r} is not an absolute path without '..'")
-    return value
-
-
-def _ip_address(value: object) -> object:
-    try:
-        return str(ipaddress.ip_address(str(value)))
-    except ValueError:
-        raise ValueError(f"{shown(value)} is not an IP address, such as 0.0.0.0 or ::1") from None
-
-
-#: Seconds, written with a unit.
-Duration = Annotated[float, BeforeValidator(parse_duration)]
-#: Bytes, written with a unit.
-Size = Annotated[int, BeforeValidator(parse_size)]
-#: A path on the host.
-HostPath = Annotated[Path, AfterValidator(_absolute)]
-#: Strict, because YAML's `yes` would else be port 1.
-Port = Annotated[int, Field(ge=0, le=65535, strict=True)]
-
-
-class Section(BaseModel):
-    """What every part of the configuration is: frozen, and strict about unknown keys."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
 
 class LogLevel(enum.Enum):
@@ -143,7 +76,7 @@ class Ports(Section):
 class MetricsConfig(Section):
     """Where Prometheus finds each agent: from other machines, hence on all addresses."""
 
-    address: Annotated[str, BeforeValidator(_ip_address)] = "0.0.0.0"  # noqa: S104
+    address: Annotated[str, BeforeValidator(ip_address)] = "0.0.0.0"  # noqa: S104
     ports: Ports = Ports()
 
 
@@ -161,7 +94,7 @@ class StatusConfig(Section):
     It names everybody's pods: loopback, or a bearer token.
     """
 
-    address: Annotated[str, BeforeValidator(_ip_address)] = "127.0.0.1"
+    address: Annotated[str, BeforeValidator(ip_address)] = "127.0.0.1"
     ports: StatusPorts = StatusPorts()
     #: A file whose first line is the token that a reader must send; None: no token.
     token_file: HostPath | None = None
@@ -181,12 +114,6 @@ class LogConfig(Section):
 
     level: LogLevel = LogLevel.INFO
     format: LogFormat = LogFormat.JSON
-
-
-class ApiServerConfig(Section):
-    """Features that need the Kubernetes API server; off, nothing ever talks to it."""
-
-    enabled: bool = False
 
 
 class NodeConfig(Section):
@@ -219,15 +146,19 @@ class Config:
     digest: str
 
 
-def load(path: Path, models: Mapping[str, type[Section]], *, only: str | None = None) -> Config:
-    """Read and check a file. Raises ConfigError with *all* problems, one a line, path first."""
+def read(path: Path) -> str:
+    """The text of a file that a person named. Raises ConfigError."""
     try:
-        text = path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"cannot read {str(path)!r}: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"cannot read {str(path)!r}: {error}") from error
-    return parse(text, models, only=only, name=str(path))
+
+
+def load(path: Path, models: Mapping[str, type[Section]], *, only: str | None = None) -> Config:
+    """Read and check a file. Raises ConfigError with *all* problems, one a line, path first."""
+    return parse(read(path), models, only=only, name=str(path))
 
 
 def parse(
@@ -240,7 +171,9 @@ def parse(
     """Check the text of a file; `name` stands before each problem.
 
     `only` decodes `node` and that one section (None: all): one agent's mistake must not keep the
-    others from starting. A section that no agent owns is refused all the same.
+    others from starting. A section that no agent owns is refused all the same. With `only`, a
+    section may also take a value that costs a part of it alone: its agent says so, and serves the
+    rest.
     """
     document = _decode(text, name)
     known: dict[str, type[Section]] = {"node": NodeConfig, **models}
@@ -253,7 +186,9 @@ def parse(
     for key, model in known.items():
         if key == "node" or (key in document and only in (None, key)):
             try:
-                sections[key] = model.model_validate(_content(document, key))
+                sections[key] = model.model_validate(
+                    _content(document, key), context={FOR_RUNNING: only is not None}
+                )
             except ValidationError as error:
                 problems += [describe(key, detail, model) for detail in error.errors()]
     if problems:

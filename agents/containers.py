@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -43,3 +43,13 @@ class Containers(Protocol):
 
     def list(self) -> tuple[Container, ...]:
         """All running containers. Raises Unavailable when the runtime does not answer in time."""
+
+
+class ContainerEvents(Protocol):
+    """Containers that come and go, told by whoever runs them. Blocking; for a worker thread."""
+
+    def follow(self, changed: Callable[[], None]) -> bool:
+        """Call for every event, as long as they are told. False: none are ever told here.
+
+        Raises Unavailable when the runtime is away, or leaves while it is followed.
+        """

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who runs on this node, asked of the container runtime by read-only CRI calls.
+"""Who runs on this node, asked of the container runtime by read-only CRI calls, and told by its
+events.
 
 The pid is not part of CRI proper: runtimes tell it in the verbose status, as JSON. It never changes
 for a container id, so it is asked once.
@@ -8,9 +9,10 @@ for a container id, so it is asked once.
 from __future__ import annotations
 
 import json
+import re
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,7 +33,8 @@ class RuntimeVersion:
 
 
 class CriContainers:
-    """`Containers` from a CRI socket. One connection, made at the first call and kept; thread-safe.
+    """`Containers` and `ContainerEvents` from a CRI socket. One connection, made at the first call
+    and kept; thread-safe.
 
     `timeout_s` bounds a whole `list`, however many containers there are to ask about.
     """
@@ -40,6 +43,7 @@ class CriContainers:
         self._socket = socket
         self._timeout_s = timeout_s
         self._channel = unix_grpc.channel(socket)
+        self._streams = unix_grpc.channel(socket, streams=True)
         self._runtime = v1_pb2_grpc.RuntimeServiceStub(self._channel)
         self._lock = threading.Lock()
         self._pids: dict[str, int] = {}
@@ -62,8 +66,23 @@ class CriContainers:
             except grpc.RpcError as error:
                 raise unix_grpc.unavailable("runtime", self._socket, error) from error
 
+    def follow(self, changed: Callable[[], None]) -> bool:
+        """See `ContainerEvents`. Ends with an error when this is closed."""
+        if not tells_everybody(self.version()):
+            return False
+        runtime = v1_pb2_grpc.RuntimeServiceStub(self._streams)
+        try:
+            for _ in runtime.GetContainerEvents(v1_pb2.GetEventsRequest()):
+                changed()
+        except grpc.RpcError as error:
+            if unix_grpc.status(error)[0] is grpc.StatusCode.UNIMPLEMENTED:
+                return False
+            raise unix_grpc.unavailable("runtime", self._socket, error) from error
+        return False  # CRI-O ends the stream at once where events are not enabled
+
     def close(self) -> None:
         self._channel.close()
+        self._streams.close()
 
     def _list(self, deadline: float) -> tuple[Container, ...]:
         # Containers first: the sandbox of each container listed is then surely there.
@@ -107,6 +126,15 @@ class CriContainers:
         if pid is not None:
             self._pids[container_id] = pid
         return pid
+
+
+def tells_everybody(runtime: RuntimeVersion) -> bool:
+    """Whether events may be followed: containerd before 2.0 hands each event to one of those who
+    follow (containerd issue 7318), so that we would take them from the kubelet."""
+    if runtime.name != "containerd":
+        return True
+    major = re.match(r"v?(\d+)\.", runtime.version)
+    return major is not None and int(major[1]) >= 2
 
 
 def pid_of(info: Mapping[str, str]) -> int | None:

@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 import pyfuse3
 
 from agents.errors import AgentError, FsError, Unavailable
+from agents.fuse_single import SingleTask
 from agents.mounts import MountFlag, Mounts
 
 _log = logging.getLogger(__name__)
@@ -84,12 +85,20 @@ POSIX_ACL = 1 << 16
 
 
 def mount(
-    mounts: Mounts, device: Path, target: Path, *, source: str, subtype: str, flags: int = 0
+    mounts: Mounts,
+    device: Path,
+    target: Path,
+    *,
+    source: str,
+    subtype: str,
+    flags: int = 0,
+    check_permissions: bool = True,
 ) -> int:
     """Mount a new FUSE connection at `target`; returns its descriptor, to be served at once.
 
     Callers block until it is served. Every user may enter (`allow_other`); the kernel checks
-    permissions by the attributes that are served. Raises Unavailable when there is no device.
+    permissions by the attributes that are served, or leaves that to the handlers
+    (`check_permissions` False). Raises Unavailable when there is no device.
     """
     try:
         descriptor = os.open(device, os.O_RDWR | os.O_CLOEXEC)
@@ -99,8 +108,8 @@ def mount(
             remedy="load the kernel module (modprobe fuse) and let this process have the device",
         ) from error
     options = (
-        f"fd={descriptor},rootmode={stat.S_IFDIR:o},user_id=0,group_id=0,"
-        "allow_other,default_permissions"
+        f"fd={descriptor},rootmode={stat.S_IFDIR:o},user_id=0,group_id=0,allow_other"
+        f"{',default_permissions' if check_permissions else ''}"
     )
     try:
         mounts.mount(source, target, f"fuse.{subtype}", MountFlag(flags), options)
@@ -113,18 +122,28 @@ def mount(
 _served = False
 
 
-async def serve(operations: Operations, descriptor: int) -> None:
+#: What pyfuse3 has by default: requests that may be in work at once.
+_MOST_TASKS = 99
+
+
+async def serve(
+    operations: Operations, descriptor: int, *, after_reply: Callable[[], None] | None = None
+) -> None:
     """Serve a mounted connection until its last mount is gone, or it was aborted.
 
-    The mount stays: whoever made it takes it away. At most one for a process.
+    The mount stays: whoever made it takes it away. At most one for a process. With `after_reply`
+    handlers must never wait: requests are taken one by one, which costs half as much, and it is
+    called after each (`agents.fuse_single`).
     """
     global _served
     if _served:
         raise AgentError("a process serves one FUSE connection; start another process")
     _served = True
     pyfuse3.init(operations, f"/dev/fd/{descriptor}", {"default_permissions"})
+    if after_reply is not None:
+        pyfuse3.trio = SingleTask(after_reply)  # type: ignore[attr-defined] # not in its types
     try:
-        await pyfuse3.main()
+        await pyfuse3.main(max_tasks=_MOST_TASKS if after_reply is None else 1)
     except* OSError as group:
         # An abort through fusectl ends the session this way; it is not a bug of ours.
         _log.error("the FUSE connection ended: %s", group.exceptions[0])

@@ -20,6 +20,7 @@ from agents.holder_client import HolderClient, connect
 from agents.hostfs import HostFs
 
 _START_LIMIT_S = 10.0
+_END_LIMIT_S = 3.0
 _LOOK_AGAIN_S = 0.01
 _REMOVE_ATTEMPTS = 100
 
@@ -105,6 +106,17 @@ def move_to_own_cgroups(root: Path, path: Path, pid: int) -> tuple[Path, ...]:
         except OSError:
             _remove(group)
     return tuple(moved)
+
+
+async def end_unused(holder: HolderClient, run_dir: Path, host: HostFs) -> None:
+    """End the holder and remove what it needed, unless it still holds somebody's clients."""
+    if any(client.ended is None for client in await holder.clients()):
+        return
+    await holder.shutdown()
+    with trio.move_on_after(_END_LIMIT_S):
+        async for _ in holder.exits:
+            pass  # ends when the holder has
+    await clear(run_dir, host)
 
 
 async def clear(run_dir: Path, host: HostFs) -> None:

@@ -38,6 +38,8 @@ SOCKET_PATH_BYTES = 107
 # Inside a container (not host paths, but part of the same contract with users).
 CONTAINER_GPU_DIR = "/run/nodeshare/gpu"
 CONTAINER_ALLOCATIONS_DIR = "/run/nodeshare/allocations"
+#: NVIDIA's container toolkit takes the names of mounts below it for a list of devices.
+CONTAINER_DEVICE_LIST_DIR = "/var/run/nvidia-container-devices"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,12 @@ class HostFs:
     def of_pid(self, pid: int, *parts: str) -> Path:
         """`/proc/<pid>/…` of the host."""
         return self.proc.joinpath(str(pid), *parts)
+
+    def located(self, path: Path) -> Path:
+        """Where a path below /proc or /sys is found here."""
+        if path.is_relative_to(PROC):
+            return self.proc / path.relative_to(PROC)
+        return self.sys / path.relative_to(SYS)
 
     @property
     def fuse_device(self) -> Path:

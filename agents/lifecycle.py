@@ -19,14 +19,15 @@ from pathlib import Path
 from types import FrameType
 
 import trio
-from prometheus_client import CollectorRegistry, Gauge, ProcessCollector
+from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollector
 
-from agents import config, endpoints, listeners, reload
+from agents import config, endpoints, kube, listeners, reload
 from agents.agent import Agent, AgentContext, Readiness, Status
 from agents.config import NodeConfig, Section
 from agents.errors import AgentError, ConfigError
 from agents.logs import configure, get_logger
 from agents.namespaces import NamespaceHelper
+from agents.node_object import Annotations, NodeKeeper
 from agents.published import Published
 
 #: An orderly stop takes at most this long; then the process ends, whatever still runs.
@@ -75,6 +76,7 @@ class _Process:
         self._registry = CollectorRegistry()
         self._readiness = Readiness()
         self._status = Published[Status]({})
+        self._annotations = Published[Annotations]({})
         self._heartbeat = endpoints.Heartbeat()
         self._namespaces = namespaces
         self._log = get_logger()
@@ -144,6 +146,12 @@ class _Process:
             "1 if this agent does its job.",
             registry=self._registry,
         ).set_function(lambda: float(self._readiness.reason is None))
+        # Always there, so that the metric does not come and go with the configuration.
+        self._api_errors = Counter(
+            "nodeshare_agent_api_errors",
+            "Failed attempts to bring the node object up to date; 0 without API access.",
+            registry=self._registry,
+        )
 
     async def _main(self, bound: Sequence[listeners.Listener]) -> None:
         send, receive = trio.open_memory_channel[Section](1)
@@ -162,6 +170,7 @@ class _Process:
                 nursery.start_soon(self._stop_on_signal, signals, nursery.cancel_scope)
                 nursery.start_soon(self._beat)
                 nursery.start_soon(self._reloader.run, send)
+                nursery.start_soon(self._keep_node_object)
                 await self._work(receive)
                 # An agent has no reason to return: whoever supervises it shall start it again.
                 nursery.cancel_scope.cancel()
@@ -184,8 +193,21 @@ class _Process:
             readiness=self._readiness,
             status=self._status,
             namespaces=self._namespaces,
+            annotations=self._annotations,
         )
         await run(context)
+
+    async def _keep_node_object(self) -> None:
+        api = self._node.api_server
+        if api.enabled:
+            await NodeKeeper(
+                self._node.node_name(),
+                getattr(api.startup_taints, self._agent.section),
+                connect=lambda: kube.connect(api.kubeconfig),
+                readiness=self._readiness,
+                annotations=self._annotations,
+                errors=self._api_errors,
+            ).run()
 
     async def _beat(self) -> None:
         while True:

@@ -3,8 +3,8 @@
 
 setns(2) into a mount namespace is refused to a process with threads (EINVAL), and forking a process
 with threads is a gamble; so this runs as an interpreter of its own that never starts a thread. It
-imports the standard library and `agents.mounts` alone, which keeps it small and quick to start; it
-knows no agent.
+imports the standard library, `agents.mounts` and `agents.processes` alone, which keeps it small and
+quick to start; it knows no agent.
 
 Every request is one datagram of JSON with descriptors beside it: the socket for the answer, the
 pidfd of the process whose namespace is meant and, to attach, the detached mount. A child that hangs
@@ -26,6 +26,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from agents import processes
 from agents.mounts import LinuxMounts
 
 #: How long one request may take in its child.
@@ -116,11 +117,10 @@ def _enter(proc: Path, pidfd: int, target: str) -> Path:
 
 def _root_of(proc: Path, pidfd: int) -> int:
     """The root directory of the process behind `pidfd`, which still runs once it is open."""
-    lines = (proc / "self/fdinfo" / str(pidfd)).read_text().splitlines()
-    pid = next(int(line.split()[1]) for line in lines if line.startswith("Pid:"))
+    pid = processes.of_pidfd(proc, pidfd)
     poller = select.poll()
     poller.register(pidfd, select.POLLIN)
-    if pid > 0:
+    if pid is not None:
         root = os.open(proc / str(pid) / "root", os.O_PATH | os.O_DIRECTORY)
         if not poller.poll(0):
             return root

@@ -8,8 +8,10 @@ threads this one has. Knows no container: the caller has checked who is behind a
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import select
 import socket
 import sys
 import threading
@@ -35,10 +37,16 @@ class _Process(Protocol):
     def kill(self) -> None: ...
 
 
+class NoAnswer(Unavailable):
+    """What was asked in a mount namespace was not done in time: what is mounted on the way to the
+    target may be at fault. Asked again, it may take as long again."""
+
+
 class Namespaces(Protocol):
     """Mount work inside another process's mount namespace. Blocking, bounded (5 s); thread-safe.
 
-    Every call raises OSError with the kernel's errno, or Unavailable after the limit. The caller
+    Every call raises OSError with the kernel's errno, or NoAnswer after the limit; at once, while
+    an earlier request for the same process is still held up in the kernel. The caller
     has re-checked the identity of the process behind `pidfd`. A target is an absolute path as that
     process sees it; one that leads through a symbolic link is refused (ENOTDIR, ELOOP).
     """
@@ -66,6 +74,9 @@ class NamespaceHelper:
         self._running: tuple[_Process, socket.socket] | None = None
         self._sending = threading.Lock()
         self._closed = False
+        #: By process: where the answer to a request would come that was given up. Its child is in
+        #: the kernel's uninterruptible sleep, and must not get company.
+        self._given_up: dict[int, socket.socket] = {}
 
     @classmethod
     def start(cls, proc: Path = PROC) -> NamespaceHelper:
@@ -91,18 +102,41 @@ class NamespaceHelper:
         with self._sending:
             self._closed = True
             self._stop()
+            while self._given_up:
+                self._given_up.popitem()[1].close()
 
-    def _request(self, request: Mapping[str, Any], target: Path, *descriptors: int) -> None:
+    def _request(self, request: Mapping[str, Any], target: Path, pidfd: int, *mount: int) -> None:
         message = {**request, "proc": str(self._proc), "target": str(target)}
+        pid = processes.of_pidfd(self._proc, pidfd)
+        if pid is None:
+            raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH))
+        self._refuse_while_held_up(pid)
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with ours:
+        try:
             with (
                 theirs
             ):  # once it is sent, the other side alone holds it: its death is our end of file
-                self._send(json.dumps(message).encode(), [theirs.fileno(), *descriptors])
+                self._send(json.dumps(message).encode(), [theirs.fileno(), pidfd, *mount])
             answer = _receive(ours)
+        except TimeoutError:
+            with self._sending:
+                self._given_up[pid] = ours.dup()
+            raise NoAnswer("the mount namespace did not answer in time") from None
+        finally:
+            ours.close()
         if number := int(answer["errno"]):
             raise OSError(number, os.strerror(number), answer["path"] or str(target))
+
+    def _refuse_while_held_up(self, pid: int) -> None:
+        with self._sending:
+            answer = self._given_up.get(pid)
+            if answer is None:
+                return
+            poller = select.poll()
+            poller.register(answer, select.POLLIN)
+            if not poller.poll(0):
+                raise NoAnswer("an earlier request is still held up in that mount namespace")
+            self._given_up.pop(pid).close()
 
     def _send(self, data: bytes, descriptors: list[int]) -> None:
         with self._sending:
@@ -155,12 +189,10 @@ def _start() -> tuple[_Process, socket.socket]:
 
 
 def _receive(answer: socket.socket) -> dict[str, Any]:
+    """Raises TimeoutError when the child neither answers nor ends."""
     answer.settimeout(namespace_process.LIMIT_S + _GRACE_S)
-    try:
-        data = answer.recv(namespace_process.MAX_MESSAGE)
-    except TimeoutError:
-        raise Unavailable("the mount namespace did not answer in time") from None
+    data = answer.recv(namespace_process.MAX_MESSAGE)
     if not data:
-        raise Unavailable("the namespace process ended, or did not get done in time")
+        raise NoAnswer("the namespace process ended, or did not get done in time")
     message: dict[str, Any] = json.loads(data)
     return message

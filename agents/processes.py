@@ -62,6 +62,13 @@ def pinned(proc: Path, key: ProcessKey) -> Iterator[int | None]:
         os.close(descriptor)
 
 
+def of_pidfd(proc: Path, descriptor: int) -> int | None:
+    """The pid of the process behind a pidfd, as this procfs numbers it; None when it has ended."""
+    lines = (proc / "self/fdinfo" / str(descriptor)).read_text().splitlines()
+    pid = next(int(line.split()[1]) for line in lines if line.startswith("Pid:"))
+    return pid if pid > 0 else None
+
+
 def signal_process(proc: Path, key: ProcessKey, number: signal.Signals) -> bool:
     """Send a signal to exactly this process.
 

@@ -6,7 +6,11 @@ called.
 from __future__ import annotations
 
 import math
+import threading
+import time
 from collections.abc import Callable
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
 from typing import TypeVar
 
 import trio
@@ -48,3 +52,62 @@ class Worker:
         if self._limiter.borrowed_tokens:
             self._stuck_since = started
         raise Unavailable(f"{self._what} did not answer within {timeout_s:g} s")
+
+
+class ThreadLane:
+    """The same for callers that are threads themselves, several at once: none waits longer than
+    its limit, and while a call that outlived it is still out, further calls fail at once."""
+
+    def __init__(self, what: str, *, remedy: str | None = None) -> None:
+        self._what, self._remedy = what, remedy
+        self._lock = threading.Lock()
+        self._late: dict[object, float] = {}
+
+    def call(
+        self,
+        function: Callable[[], T],
+        *,
+        timeout_s: float,
+        undo: Callable[[T], object] = lambda result: None,
+    ) -> T:
+        """Run in a thread of its own. Raises Unavailable after `timeout_s`; `undo` gets the result
+        that came too late for anybody to have it.
+        """
+        with self._lock:
+            since = min(self._late.values(), default=None)
+        if since is not None:
+            text = f"{self._what} has not answered for {time.monotonic() - since:.0f} s"
+            raise Unavailable(text, remedy=self._remedy)
+        started = time.monotonic()
+        future: Future[T] = Future()
+        # A daemon: a call that never comes back must not keep the process from ending.
+        threading.Thread(
+            target=self._run, args=[future, function, undo], name=self._what, daemon=True
+        ).start()
+        with suppress(TimeoutError):
+            return future.result(timeout_s)
+        with self._lock:
+            # Under the lock, so that the thread finds itself among the late ones when it is late.
+            if future.cancel():
+                self._late[future] = started
+        if not future.cancelled():
+            return future.result()
+        raise Unavailable(
+            f"{self._what} did not answer within {timeout_s:g} s", remedy=self._remedy
+        )
+
+    def _run(
+        self, future: Future[T], function: Callable[[], T], undo: Callable[[T], object]
+    ) -> None:
+        try:
+            result = function()
+            try:
+                future.set_result(result)
+            except InvalidStateError:
+                undo(result)
+        except BaseException as error:  # noqa: BLE001 -- the caller's, unless it left
+            with suppress(InvalidStateError):
+                future.set_exception(error)
+        finally:
+            with self._lock:
+                self._late.pop(future, None)

@@ -14,6 +14,7 @@ import urllib.parse
 from pathlib import Path
 
 import grpc
+import grpc.experimental
 
 from agents.errors import ConfigError, Unavailable
 from agents.hostfs import SOCKET_PATH_BYTES as SOCKET_PATH_BYTES
@@ -35,11 +36,18 @@ def target(socket: Path) -> str:
     return "unix:" + urllib.parse.quote(path)
 
 
-def channel(socket: Path, *, receive_bytes: int = LARGE_RECEIVE_BYTES) -> grpc.Channel:
-    """A channel that connects at the first call, and again after the socket was made anew."""
+def channel(
+    socket: Path, *, receive_bytes: int = LARGE_RECEIVE_BYTES, streams: bool = False
+) -> grpc.Channel:
+    """A channel that connects at the first call, and again after the socket was made anew.
+
+    `streams`: for calls whose answers may be long in coming, each read by a thread of its own,
+    which then does not look ten times a second whether there is one.
+    """
     return grpc.insecure_channel(
         target(socket),
         options=[
+            *([(grpc.experimental.ChannelOptions.SingleThreadedUnaryStream, 1)] * streams),
             ("grpc.default_authority", "localhost"),
             ("grpc.max_receive_message_length", receive_bytes),
             ("grpc.use_local_subchannel_pool", 1),

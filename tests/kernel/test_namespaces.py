@@ -20,7 +20,8 @@ from agents import mountinfo
 from agents.errors import Unavailable
 from agents.hostfs import PROC
 from agents.mounts import INERT, LinuxMounts, Propagation
-from agents.namespaces import NamespaceHelper
+from agents.namespaces import NamespaceHelper, NoAnswer
+from tests.fakes.hanging_mount import HangingMount
 
 
 @pytest.fixture
@@ -261,3 +262,39 @@ def test_it_runs_from_the_first_request_until_it_is_closed(
     assert not _runs(running)
     with pytest.raises(Unavailable, match="closed"):
         helper.detach(pidfd, target)
+
+
+def test_a_file_system_that_never_answers_holds_up_its_own_namespace_alone(
+    helper: NamespaceHelper, pidfd: int, target: Path, tmp_path: Path, detached: Detached
+) -> None:
+    trap = tmp_path / "trap"
+    trap.mkdir()
+    other = subprocess.Popen(["unshare", "-m", "sleep", "600"])
+    others = os.pidfd_open(other.pid)
+    try:
+        eventually(lambda: Path(f"/proc/{other.pid}/comm").read_text() == "sleep\n")
+        with HangingMount(pid_of(pidfd), str(trap)) as hanging:
+            with ThreadPoolExecutor(1) as pool:
+                waiting = pool.submit(helper.attach, pidfd, detached("one"), trap / "a/b")
+                assert hanging.taken.wait(timeout=10), "it is held up in the kernel"
+                helper.attach(others, detached("two"), target)
+                assert not waiting.done(), "others are served meanwhile"
+                with pytest.raises(NoAnswer, match="did not answer in time"):
+                    waiting.result(timeout=20)
+            with pytest.raises(NoAnswer, match="still held up"):
+                helper.attach(pidfd, detached("three"), target)
+            helper.detach(others, target)
+        eventually(lambda: _served(helper, pidfd, target, detached("four")))
+        assert seen(pidfd, target) == "four"
+    finally:
+        os.close(others)
+        other.kill()
+        other.wait(timeout=10)
+
+
+def _served(helper: NamespaceHelper, pidfd: int, target: Path, mount: int) -> bool:
+    try:
+        helper.attach(pidfd, mount, target)
+    except NoAnswer:
+        return False
+    return True

@@ -90,8 +90,18 @@ def test_a_cpu_list_reads_back_as_it_was_written(cpus: frozenset[int]) -> None:
 
 
 def test_memory_stat_of_v1_takes_the_hierarchical_values_under_v2s_names() -> None:
-    flat = formats.parse_flat("cache 1\nrss 2\ntotal_cache 10\ntotal_rss 20\ntotal_dirty 3\n")
-    assert formats.memory_stat_v1(flat) == {"file": 10, "anon": 20, "file_dirty": 3}
+    entries = formats.Entries(formats.V1_MEMORY_NAMES)
+    text = b"cache 1\nrss 2\ntotal_cache 10\ntotal_rss 20\ntotal_dirty 3\n"
+    assert entries.read(text) == {"file": 10, "anon": 20, "file_dirty": 3}
+
+
+def test_entries_are_found_again_when_the_file_lists_others() -> None:
+    entries = formats.Entries({"b": "B", "d": "D"})
+    assert entries.read(b"a 1\nb 2\nc 3\nd 4\n") == {"B": 2, "D": 4}
+    assert entries.read(b"a 5\nb 6\nc 7\nd 8\n") == {"B": 6, "D": 8}
+    assert entries.read(b"b 1\na 2\n") == {"B": 1}
+    assert entries.read(b"") == {}
+    assert entries.read(b"a 1\nd 2\nc 3\nb 4\n") == {"B": 4, "D": 2}
 
 
 def test_cpu_times() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from agents.cgroups import Cgroup, CgroupPaths, LinuxCgroups
+from agents.cgroups import Cgroup, CgroupPaths, Headroom, LinuxCgroups
 from agents.errors import Unavailable
 from tests.fakes.recorded_hosts import PID, host_fs, recorded
 
@@ -36,7 +36,7 @@ def test_memory_of_nested_v2_limits() -> None:
     assert memory.swappiness() is None
     assert not memory.swap_with_memory
     # Its own memory.high is the nearest: 1536 - 1080 used + 290 that could be dropped.
-    assert memory.headroom() == 746 * MIB
+    assert memory.headroom() == Headroom(746 * MIB, memory.levels()[0].path)
 
 
 def test_cpu_of_nested_v2_limits() -> None:
@@ -106,11 +106,31 @@ def test_changes_are_seen_through_the_open_files(tree: Path) -> None:
     assert cgroup.memory.activity() == before
     (own_directory(tree) / "memory.current").write_text("4096\n")
     (own_directory(tree) / "cpu.max").write_text("25000 100000\n")
+    assert cgroup.memory.activity() == before, "once in a round"
+    assert cgroup.cpu.levels()[0].quota is None
+    cgroups.read_anew()
     assert cgroup.memory.activity() != before
     assert cgroup.memory.used() == 4096
-    assert cgroup.cpu.levels()[0].quota is None, "limits are read once in a round"
-    cgroups.read_anew()
     assert cgroup.cpu.levels()[0].quota == 0.25
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [("v2-nested", "kubepods.slice/cpu.stat"), ("v1-hybrid", "cpuacct/kubepods/cpuacct.usage")],
+)
+def test_cpu_time_of_all_containers_together_tells_that_nobody_moved(
+    tmp_path: Path, name: str, file: str
+) -> None:
+    copy = tmp_path / "host"
+    shutil.copytree(recorded(name).proc.parent, copy)
+    cgroups = LinuxCgroups(host_fs(copy))
+    cpu = cgroups.open(cgroups.paths(PID)).cpu
+    before = cpu.activity_above()
+    assert before == (copy / "sys/fs/cgroup" / file).read_bytes()
+    (copy / "sys/fs/cgroup" / file).write_text("1\n")
+    assert cpu.activity_above() == before, "once in a round"
+    cgroups.read_anew()
+    assert cpu.activity_above() == b"1\n"
 
 
 def test_a_cgroup_that_is_gone_tells_nothing(tree: Path) -> None:
@@ -160,3 +180,23 @@ def test_what_cannot_be_reached_says_what_to_do(tree: Path) -> None:
         cgroups.open(CgroupPaths("/../other"))
     with pytest.raises(Unavailable, match="are mounted below"):
         LinuxCgroups(host_fs(tree / "nowhere")).open(CgroupPaths("/a"))
+
+
+@pytest.mark.parametrize(
+    ("size_kib", "name"), [(64, "64KB"), (2048, "2MB"), (1 << 20, "1GB"), (16 << 20, "16GB")]
+)
+def test_huge_pages_of_every_size(tmp_path: Path, size_kib: int, name: str) -> None:
+    inner = tmp_path / "sys/fs/cgroup/pod/c"
+    inner.mkdir(parents=True)
+    (tmp_path / "sys/fs/cgroup/cgroup.controllers").write_text("memory cpu hugetlb\n")
+    (inner.parent / f"hugetlb.{name}.max").write_text("100\n")
+    (inner / f"hugetlb.{name}.max").write_text("max\n")
+    (inner / f"hugetlb.{name}.current").write_text("40\n")
+    cgroups = LinuxCgroups(host_fs(tmp_path))
+    cgroup = cgroups.open(CgroupPaths("/pod/c"))
+    assert cgroup.huge_pages(size_kib) == (100, 40)
+    assert cgroup.huge_pages(4) is None
+    cgroup.close()
+    root = cgroups.open(CgroupPaths("/"))
+    assert root.huge_pages(size_kib) is None, "everybody's"
+    root.close()

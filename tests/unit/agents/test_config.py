@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from pydantic import Field
 
 from agents import config
+from agents.api_server_config import StartupTaints
 from agents.config import Duration, Section, Size, parse_duration, parse_size
 from agents.errors import ConfigError
 
@@ -181,3 +182,32 @@ def test_node_name_prefers_file_then_environment(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("NODE_NAME", "from-environment")
     assert config.parse("node: {name: from-file}", {}).node.node_name() == "from-file"
     assert config.parse("", {}).node.node_name() == "from-environment"
+
+
+def startup_taints(text: str) -> StartupTaints:
+    whole = f"node: {{api_server: {{startup_taints: {{{text}}}}}}}"
+    return config.parse(whole, {}).node.api_server.startup_taints
+
+
+def test_each_agent_has_a_startup_taint_of_its_own() -> None:
+    keys = [key for _, key in StartupTaints()]
+    assert len(set(keys)) == len(keys) == 3
+    taints = startup_taints("gpu_plugin: example.org/gpu, fuse_mounter: null")
+    assert (taints.gpu_plugin, taints.fuse_mounter) == ("example.org/gpu", None)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("gpu_plugin: gpu-not-ready", "is not the key of a taint, such as"),
+        ("gpu_plugin: Upper.org/x", "is not the key of a taint"),
+        ("gpu_plugin: a/b/c", "is not the key of a taint"),
+        ("gpu_plugin: 'a/b=c:NoSchedule'", "is not the key of a taint"),
+        ("gpu_plugin: a/b, lxcfs_helper: a/b", "two agents have 'a/b'.*give each its own"),
+        ("gpu_plugin: nodeshare/view-not-ready", "two agents have"),
+    ],
+)
+def test_a_wrong_startup_taint_is_named(text: str, expected: str) -> None:
+    with pytest.raises(ConfigError, match=expected) as caught:
+        startup_taints(text)
+    assert "node.api_server.startup_taints" in str(caught.value)

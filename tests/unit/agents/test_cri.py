@@ -27,6 +27,9 @@ class FakeCri(v1_pb2_grpc.RuntimeServiceServicer):
         self.asked: list[str] = []
         self.hang = threading.Event()
         self.hang.set()
+        self.runtime = "containerd", "v2.0.1"
+        #: What an event stream says: an event each, or how it ends.
+        self.stream: list[grpc.StatusCode | None] = []
 
     def add(self, uid: str, container: str, info: object, **sandbox: dict[str, str]) -> None:
         self.sandboxes.append(
@@ -53,8 +56,8 @@ class FakeCri(v1_pb2_grpc.RuntimeServiceServicer):
     ) -> v1_pb2.VersionResponse:
         return v1_pb2.VersionResponse(
             version="0.1.0",
-            runtime_name="containerd",
-            runtime_version="v1.7.2",
+            runtime_name=self.runtime[0],
+            runtime_version=self.runtime[1],
             runtime_api_version="v1",
         )
 
@@ -86,7 +89,10 @@ class FakeCri(v1_pb2_grpc.RuntimeServiceServicer):
     def GetContainerEvents(
         self, request: v1_pb2.GetEventsRequest, context: grpc.ServicerContext
     ) -> Iterator[v1_pb2.ContainerEventResponse]:
-        raise NotImplementedError
+        for said in self.stream:
+            if said is not None:
+                context.abort(said, "no more")
+            yield v1_pb2.ContainerEventResponse(container_id="c1")
 
 
 @pytest.fixture
@@ -179,7 +185,7 @@ def test_pid_of(info: dict[str, str], pid: int | None) -> None:
 
 
 def test_version(runtime: FakeCri, containers: CriContainers) -> None:
-    assert containers.version() == RuntimeVersion("containerd", "v1.7.2", "v1")
+    assert containers.version() == RuntimeVersion("containerd", "v2.0.1", "v1")
 
 
 def test_nobody_there(containers: CriContainers, socket: Path) -> None:
@@ -197,3 +203,55 @@ def test_the_limit_is_for_the_whole_list(runtime: FakeCri, socket: Path) -> None
     with pytest.raises(Unavailable, match="DEADLINE_EXCEEDED"):
         impatient.list()
     impatient.close()
+
+
+def test_every_event_is_told_until_the_stream_breaks(
+    runtime: FakeCri, containers: CriContainers
+) -> None:
+    told: list[int] = []
+    runtime.stream = [None, None, grpc.StatusCode.UNAVAILABLE]
+    with pytest.raises(Unavailable, match="answered UNAVAILABLE: no more"):
+        containers.follow(lambda: told.append(1))
+    assert told == [1, 1]
+
+
+@pytest.mark.parametrize(
+    "stream",
+    [
+        pytest.param([grpc.StatusCode.UNIMPLEMENTED], id="an old runtime"),
+        pytest.param([], id="CRI-O without events"),
+    ],
+)
+def test_a_runtime_that_tells_nothing(
+    runtime: FakeCri, containers: CriContainers, stream: list[grpc.StatusCode | None]
+) -> None:
+    runtime.stream = stream
+    assert containers.follow(lambda: None) is False
+
+
+def test_a_runtime_that_is_away_cannot_be_followed(socket: Path) -> None:
+    containers = CriContainers(socket, timeout_s=1)
+    with pytest.raises(Unavailable):
+        containers.follow(lambda: None)
+    containers.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "version", "told"),
+    [
+        ("containerd", "v1.7.27", False),
+        ("containerd", "1.6.20~ds1", False),
+        ("containerd", "unknown", False),
+        ("containerd", "v2.0.0", True),
+        ("containerd", "2.1.4", True),
+        ("cri-o", "1.29.1", True),
+    ],
+)
+def test_the_kubelets_events_are_left_to_it(
+    runtime: FakeCri, containers: CriContainers, name: str, version: str, told: bool
+) -> None:
+    heard: list[int] = []
+    runtime.runtime = name, version
+    runtime.stream = [None]
+    assert containers.follow(lambda: heard.append(1)) is False, "the stream ended"
+    assert bool(heard) is told

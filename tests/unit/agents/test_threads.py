@@ -10,7 +10,7 @@ import pytest
 import trio
 
 from agents.errors import Unavailable
-from agents.threads import Worker
+from agents.threads import ThreadLane, Worker
 
 
 async def test_answer_comes_back() -> None:
@@ -49,3 +49,45 @@ async def test_stuck_call_is_left_behind_and_not_repeated() -> None:
             except Unavailable:
                 await trio.sleep(0.01)
     assert worker.stuck_s == 0
+
+
+def test_a_thread_gets_its_answer_or_its_exception() -> None:
+    lane = ThreadLane("the disk")
+    assert lane.call(lambda: 7, timeout_s=5) == 7
+
+    def late() -> None:
+        raise TimeoutError("of the function itself")
+
+    with pytest.raises(TimeoutError, match="of the function itself"):
+        lane.call(late, timeout_s=5)
+
+
+def test_a_thread_leaves_a_stuck_call_behind_and_what_it_made_is_undone() -> None:
+    release, undone = threading.Event(), threading.Event()
+    results: list[str] = []
+
+    def make() -> str:
+        release.wait(10)
+        return "made"
+
+    def undo(result: str) -> None:
+        results.append(result)
+        undone.set()
+
+    lane = ThreadLane("the disk")
+    with pytest.raises(Unavailable, match=r"the disk did not answer within 0\.05 s"):
+        lane.call(make, timeout_s=0.05, undo=undo)
+    with pytest.raises(Unavailable, match="has not answered for"):
+        lane.call(lambda: 3, timeout_s=5)
+    release.set()
+    assert undone.wait(5)
+    assert results == ["made"]
+    deadline = time.monotonic() + 5
+    while time.monotonic() < deadline:
+        try:
+            assert lane.call(lambda: 3, timeout_s=5) == 3
+            break
+        except Unavailable:
+            time.sleep(0.01)
+    else:
+        pytest.fail("the lane stayed closed")

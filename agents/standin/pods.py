@@ -63,7 +63,9 @@ class RestartPolicy(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class PodSpec:
-    """A pod of one or more containers (no init containers)."""
+    """A pod of one or more containers. `init_containers` run one after the other before them (no
+    sidecars).
+    """
 
     name: str
     containers: Sequence[ContainerSpec]
@@ -71,6 +73,7 @@ class PodSpec:
     labels: Mapping[str, str] = field(default_factory=dict)
     annotations: Mapping[str, str] = field(default_factory=dict)
     restart_policy: RestartPolicy = RestartPolicy.NEVER
+    init_containers: Sequence[ContainerSpec] = ()
 
     @property
     def key(self) -> str:

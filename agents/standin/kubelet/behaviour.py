@@ -62,6 +62,9 @@ class Behaviour:
     #: Trap: the topology manager aligns to this NUMA node. Ids of the node are offered first or
     #: included by force; the plugin may see only a part of the free ids. None: no alignment.
     numa_node: int | None = None
+    #: A restarted node admits its pods again in any order. This much later, so that plugins
+    #: come first; trap when 0: pods with devices come first, and are rejected for good.
+    readmit_delay_s: float = 0.0
     #: Trap: Allocate comes only when the container starts, not at admission (as after a node
     #: restart). Its error then does not reject the pod; it waits with CreateContainerConfigError.
     late_allocate: bool = False

@@ -92,7 +92,9 @@ class Housekeeping:
             if not pod.bound or pod.ended or pod.deleting or pod.sync.locked():
                 return False
             now = time.monotonic()
-            dues = [one.due for one in pod.containers.values() if one.due is not None]
+            if pod.not_before > now:
+                return False
+            dues = [one.due for one in pod.turn if one.due is not None]
             return not pod.admitted or any(due <= now for due in dues)
 
     def _submit(self, pod: PodRecord) -> None:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The embedded kubelet: real gRPC on real sockets, with all that a plugin can observe.
 
-Not reproduced: memory and timing of the real one, init containers, other admission checks, and pods
-with a resource that no plugin ever registered, which a real kubelet starts without devices and
+Not reproduced: memory and timing of the real one, sidecars, other admission checks, and pods with a
+resource that no plugin ever registered, which a real kubelet starts without devices and
 which are rejected here.
 """
 
@@ -108,6 +108,19 @@ class EmbeddedKubelet:
         """As a restarted kubelet process, with another behaviour if one is given."""
         self.stop()
         self.behaviour = behaviour or self.behaviour
+        self.start()
+
+    def reboot(self, *, behaviour: Behaviour | None = None) -> None:
+        """As a kubelet on a restarted node: no container is left, and every pod that had not ended
+        is admitted again, with the devices that the checkpoint holds for it.
+        """
+        self.stop()
+        self.behaviour = behaviour or self.behaviour
+        for running in self._runtime.containers():
+            self._runtime.remove(running.start.id)
+        with self._changed:
+            for record in self._pods.values():
+                record.forget_containers(time.monotonic() + self.behaviour.readmit_delay_s)
         self.start()
 
     @property
@@ -249,8 +262,7 @@ class EmbeddedKubelet:
             session.state.keep_pods([pod.uid for pod in self._pods.values()])
         try:
             if not self.behaviour.late_allocate:
-                for container in record.spec.containers:
-                    session.admission.allocate(record.uid, container)
+                session.admission.admit(record.uid, record.spec)
         except NotAllocated as error:
             # A call that ended because the kubelet stops is no answer: it is asked again after the
             # start.

@@ -68,11 +68,16 @@ class Node:
 
 
 def requests(spec: PodSpec) -> dict[str, int]:
-    """What all containers of a pod ask for together."""
+    """What the containers of a pod ask for together, or one of its init containers if that is
+    more.
+    """
     total: dict[str, int] = {}
     for container in spec.containers:
         for name, count in container.resources.items():
             total[name] = total.get(name, 0) + count
+    for container in spec.init_containers:
+        for name, count in container.resources.items():
+            total[name] = max(total.get(name, 0), count)
     return total
 
 

@@ -117,7 +117,8 @@ class PodResourcesServer(v1_pb2_grpc.PodResourcesListerServicer):
                         )
                     ],
                 )
-                for name in pod.containers
+                for name, container in pod.containers.items()
+                if not container.init
             ],
         )
 

@@ -57,9 +57,12 @@ class PodStatus:
 
 @dataclass(slots=True)
 class ContainerRecord:
-    """`due` is when it may next be started (monotonic seconds); None: not at all."""
+    """`due` is when it may next be started (monotonic seconds); None: not at all. `init`: it must
+    have ended well before others may start.
+    """
 
     spec: ContainerSpec
+    init: bool = False
     state: ContainerStateName = ContainerStateName.WAITING
     reason: str = "ContainerCreating"
     message: str = ""
@@ -68,6 +71,11 @@ class ContainerRecord:
     exit_code: int | None = None
     starts: int = 0
     due: float | None = 0.0
+
+    @property
+    def done(self) -> bool:
+        """An init container that ended well, and is never started again."""
+        return self.init and self.state is ContainerStateName.TERMINATED and self.exit_code == 0
 
     @property
     def restarts(self) -> int:
@@ -111,7 +119,7 @@ class ContainerRecord:
 class PodRecord:
     """`sync` is held by whoever starts or ends its containers. `admitted`: it has its devices.
 
-    `bound`: the scheduler gave it to this node.
+    `bound`: the scheduler gave it to this node. Nothing is done to it before `not_before`.
     """
 
     spec: PodSpec
@@ -122,12 +130,33 @@ class PodRecord:
     bound: bool = True
     admitted: bool = False
     deleting: bool = False
+    not_before: float = 0.0
     sync: threading.Lock = field(default_factory=threading.Lock)
     containers: dict[str, ContainerRecord] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        for spec in self.spec.init_containers:
+            self.containers.setdefault(spec.name, ContainerRecord(spec, init=True))
         for spec in self.spec.containers:
             self.containers.setdefault(spec.name, ContainerRecord(spec))
+
+    @property
+    def turn(self) -> list[ContainerRecord]:
+        """The containers that may run now: the first init container that has not ended well, or
+        all others.
+        """
+        init = [one for one in self.containers.values() if one.init and not one.done]
+        return init[:1] or [one for one in self.containers.values() if not one.init]
+
+    def forget_containers(self, not_before: float) -> None:
+        """As after a restart of the node: nothing of it runs, and it has to be admitted again."""
+        if self.ended:
+            return
+        self.phase, self.admitted, self.not_before = PodPhase.PENDING, False, not_before
+        for name, container in self.containers.items():
+            self.containers[name] = ContainerRecord(
+                container.spec, init=container.init, starts=container.starts
+            )
 
     @property
     def ended(self) -> bool:
@@ -148,11 +177,16 @@ class PodRecord:
         """From the containers' states."""
         if self.ended:
             return
-        states = [container.state for container in self.containers.values()]
-        codes = [container.exit_code for container in self.containers.values()]
+        turn = self.turn
+        if turn[0].init and turn[0].exit_code and turn[0].due is None:
+            self.fail("Init:Error", f"init container {turn[0].spec.name} failed")
+            return
+        main = [container for container in self.containers.values() if not container.init]
+        states = [container.state for container in main]
+        codes = [container.exit_code for container in main]
         if states and all(state is ContainerStateName.TERMINATED for state in states):
             self.phase = PodPhase.FAILED if any(codes) else PodPhase.SUCCEEDED
-        elif any(container.id for container in self.containers.values()):
+        elif any(container.id for container in main):
             self.phase = PodPhase.RUNNING
 
     def status(self, allocations: Allocations) -> PodStatus:

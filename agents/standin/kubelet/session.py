@@ -10,6 +10,7 @@ import random
 import stat
 import threading
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from agents.standin.kubelet import checkpoint
@@ -95,8 +96,9 @@ def prepare(kubelet_dir: Path, behaviour: Behaviour) -> Path:
         for path in directory.iterdir():
             # Sockets alone: the checkpoint lies here too, and regular files are not the kubelet's
             # to judge.
-            if stat.S_ISSOCK(path.lstat().st_mode):
-                path.unlink()
+            with suppress(FileNotFoundError):  # its owner was faster
+                if stat.S_ISSOCK(path.lstat().st_mode):
+                    path.unlink()
     return directory
 
 

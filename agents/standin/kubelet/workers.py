@@ -47,7 +47,7 @@ class PodWorkers:
 
     def start_due(self, pod: PodRecord) -> None:
         """Start every container whose time has come. With `pod.sync` held."""
-        for container in list(pod.containers.values()):
+        for container in pod.turn:
             due = container.due
             if due is not None and due <= time.monotonic() and not (pod.deleting or pod.ended):
                 self._start(pod, container)
@@ -84,7 +84,7 @@ class PodWorkers:
             if code is None or container.id != ended.start.id or not running or pod.deleting:
                 return
             container.ended(code)
-            if pod.restarts_after(code):
+            if pod.restarts_after(code) and not container.done:
                 pause = self._pause(container.restarts)
                 text = f"back-off {pause:g}s restarting failed container={container.spec.name}"
                 container.wait("CrashLoopBackOff", text, time.monotonic() + pause)

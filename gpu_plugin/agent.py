@@ -5,10 +5,11 @@ gRPC and the driver are imported only by what `load` returns.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 
 from agents.agent import Agent, AgentContext
 from agents.config import NodeConfig, Section
+from agents.report import Report
 from gpu_plugin import commands
 from gpu_plugin.config import GpuPluginConfig
 from gpu_plugin.tables import tables
@@ -31,19 +32,13 @@ def refuse_change(before: Section, after: Section) -> str | None:
     )
 
 
-def explain(node: NodeConfig, section: Section, machine: str | None) -> Sequence[str]:
-    """Units, message size and problems. Raises Unavailable without a driver, ConfigError."""
+def explain(node: NodeConfig, section: Section, machine: str | None) -> Report:
+    """Units, message sizes and problems. Raises Unavailable without a driver, ConfigError."""
     from gpu_plugin.explain import explain as explained
-    from gpu_plugin.source import open_nvml
+    from gpu_plugin.source import look_once
 
     assert isinstance(section, GpuPluginConfig)
-    if machine is not None:
-        section = section.model_copy(update={"simulate": machine, "simulated_state": None})
-    nvml = open_nvml(section, node.host.host_fs(), node.state_dir / "gpu")
-    try:
-        return explained(section, nvml.machine())
-    finally:
-        nvml.close()
+    return explained(section, look_once(section, node, machine))
 
 
 AGENT = Agent(
@@ -55,4 +50,5 @@ AGENT = Agent(
     refuse_change=refuse_change,
     tables=tables,
     explain=explain,
+    verbs=commands.add_verbs,
 )

@@ -1,24 +1,34 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a container gets with its units: environment, device nodes and mounts, as values. Pure.
+"""Shares: the units of one resource in one container, and what it may know of them. Pure.
 
-The kubelet keeps this answer for the life of the pod and never asks again, so nothing in it may
-become untrue later. Unit ids never go into the environment: Linux limits one variable to 128 KiB.
+What else a container gets with them is in `container_edits`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from agents import hostfs
 from gpu_plugin.resources import Resource, ServedDevice, size_text
+
+
+@dataclass(frozen=True, slots=True)
+class Hardware:
+    """Where on the hardware a device is, and in what units it was given: what must be known of it
+    when it is gone, or cut otherwise, and pods still hold units of it. Memory is in bytes;
+    `gpu_instance` None: the whole GPU.
+    """
+
+    gpu_uuid: str
+    gpu_instance: int | None
+    memory: int
+    unit_memory: int
 
 
 @dataclass(frozen=True, slots=True)
 class SharedDevice:
     """The part of one device that a container holds. `memory` is what its units stand for, in
-    bytes.
+    bytes; `usable` is what programs see as the memory of the whole device (None: unknown).
     """
 
     uuid: str
@@ -26,15 +36,18 @@ class SharedDevice:
     profile: str | None
     numbers: tuple[int, ...]
     memory: int
+    usable: int | None = None
+    hardware: Hardware | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """All units of one resource in one container."""
+    """All units of one resource in one container. `exclusive`: a unit is a whole device."""
 
     resource: str
     devices: tuple[SharedDevice, ...]
     simulated: bool
+    exclusive: bool = False
 
     @property
     def units(self) -> int:
@@ -43,31 +56,6 @@ class Share:
     @property
     def memory(self) -> int:
         return sum(device.memory for device in self.devices)
-
-
-@dataclass(frozen=True, slots=True)
-class Mount:
-    """A host directory in the container, read-only."""
-
-    host_path: Path
-    container_path: str
-
-
-@dataclass(frozen=True, slots=True)
-class DeviceNode:
-    """A device node, the same path outside and inside."""
-
-    path: str
-    permissions: str = "rw"
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """The answer to one Allocate, without a word of gRPC."""
-
-    env: Mapping[str, str]
-    mounts: tuple[Mount, ...]
-    devices: tuple[DeviceNode, ...]
 
 
 def share_of(resource: Resource, given: Mapping[ServedDevice, Sequence[int]]) -> Share:
@@ -79,31 +67,17 @@ def share_of(resource: Resource, given: Mapping[ServedDevice, Sequence[int]]) ->
             profile=served.device.profile,
             numbers=tuple(numbers),
             memory=resource.unit_memory(served) * len(numbers),
+            usable=served.device.memory_total - served.device.memory_reserved,
+            hardware=Hardware(
+                gpu_uuid=served.device.gpu_uuid,
+                gpu_instance=served.device.gpu_instance,
+                memory=served.device.memory_total,
+                unit_memory=resource.unit_memory(served),
+            ),
         )
         for served, numbers in given.items()
     )
-    return Share(resource.name, devices, resource.simulated)
-
-
-def answer(share: Share, nodes: Sequence[str], directory: Path) -> Answer:
-    """`nodes` are relative to `/dev`; `directory` is the one that was made for this container.
-
-    The directory is mounted twice: under the name of its resource, and where people look. Of two
-    resources in one container the kubelet keeps the first mount (and variable) of a name, so the
-    second place belongs to whichever came first.
-    """
-    return Answer(
-        env={
-            "NVIDIA_VISIBLE_DEVICES": ",".join(device.uuid for device in share.devices),
-            "NODESHARE_GPU_UNITS": str(share.units),
-            "NODESHARE_GPU_MEMORY_BYTES": str(share.memory),
-        },
-        mounts=(
-            Mount(directory, f"{hostfs.CONTAINER_ALLOCATIONS_DIR}/{file_name(share.resource)}"),
-            Mount(directory, hostfs.CONTAINER_GPU_DIR),
-        ),
-        devices=tuple(DeviceNode(str(hostfs.DEV / node)) for node in nodes),
-    )
+    return Share(resource.name, devices, resource.simulated, exclusive=resource.chunk is None)
 
 
 def file_name(resource: str) -> str:

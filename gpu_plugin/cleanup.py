@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Take away allocation directories that nobody holds any more. In doubt, keep them.
+"""Take away allocation directories that nobody holds any more, and mend those that are held. In
+doubt, keep them.
 
 A directory is held while a process carries its mount, or while podresources lists a container with
 exactly its units. It goes after it was seen unheld for a whole grace period without a break: an
@@ -10,15 +11,14 @@ directory minutes later.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 from agents import mountinfo
 from agents.logs import get_logger
 from gpu_plugin.identity import Allocation, Allocations
-
-#: Unit sets by resource, one for each container that podresources lists.
-Held = Mapping[str, Iterable[frozenset[str]]]
+from gpu_plugin.mismatch import Held, Mismatch, digests, mismatches
 
 #: Allocations of one pod (its init and main containers) come within this time.
 _ONE_ADMISSION_NS = 60 * 1_000_000_000
@@ -76,39 +76,84 @@ def _may_be_in_a_pod(proc: Path, pid: str) -> bool:
         return True
 
 
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """What one look did: names that were removed and mended. `mismatches` are those that the look
+    before found too (None: this time it could not be told).
+    """
+
+    removed: tuple[str, ...] = ()
+    mended: tuple[str, ...] = ()
+    mismatches: frozenset[Mismatch] | None = None
+
+
 class Cleaner:
     """Remembers since when each directory is unheld. Blocking; call it from a worker thread."""
 
     def __init__(self, allocations: Allocations, proc: Path, *, grace_s: float) -> None:
         self._allocations, self._proc, self._grace_s = allocations, proc, grace_s
         self._unheld_since: dict[str, float] = {}
+        self._doubts: frozenset[Mismatch] = frozenset()
 
-    def sweep(self, held: Held, now: float) -> tuple[str, ...]:
-        """One look at `now` (monotonic seconds); returns the names that were removed. `held` is
-        what podresources says now: without its answer there must be no sweep.
+    def sweep(self, held: Held, now: float) -> Sweep:
+        """One look at `now` (monotonic seconds). `held` is what podresources says now: without its
+        answer there must be no sweep.
         """
         names = self._allocations.names()
         mounted = mounted_names(self._proc, names)
         if mounted is None:
             self._unheld_since.clear()
-            return ()
+            return Sweep()
         recorded = self._allocations.recorded()
+        lost = names - {allocation.name for allocation in recorded}
+        if restored := self._restore(lost, held):
+            recorded = self._allocations.recorded()
         kept = mounted | held_by_pods(recorded, held)
-        if any(ids for sets in held.values() for ids in sets):
-            # A directory without a record could be of any pod that still runs.
-            kept |= names - {allocation.name for allocation in recorded}
+        mended = [a.name for a in recorded if a.name in kept and self._mend(a)]
         self._unheld_since = {name: self._unheld_since.get(name, now) for name in names - kept}
         due = [name for name, since in self._unheld_since.items() if now - since >= self._grace_s]
-        return tuple(name for name in sorted(due) if self._remove(name))
+        doubts, before = mismatches(recorded, mounted, held), self._doubts
+        self._doubts = doubts
+        return Sweep(
+            removed=tuple(name for name in sorted(due) if self._remove(name)),
+            mended=(*restored, *mended),
+            mismatches=doubts & before,
+        )
+
+    def _restore(self, lost: Iterable[str], held: Held) -> list[str]:
+        """Directories whose record a crash took, of units that a container holds."""
+        listed = digests(held)
+        restored = []
+        for name in sorted(lost):
+            found = listed.get(name.partition(".")[0])
+            if found is None:
+                continue
+            try:
+                self._allocations.restore(name, *found)
+            except FileNotFoundError:
+                continue  # a record that cannot be read, and no directory
+            except (OSError, ValueError) as error:
+                self._say_kept(name, error)
+                continue
+            restored.append(name)
+        return restored
+
+    def _mend(self, allocation: Allocation) -> bool:
+        try:
+            return self._allocations.mend(allocation)
+        except OSError as error:
+            self._say_kept(allocation.name, error)
+            return False
 
     def _remove(self, name: str) -> bool:
         try:
             self._allocations.remove(name)
         except OSError as error:
-            path = self._allocations.containers / name
-            get_logger().warning(
-                "allocation kept", path=str(path), errno=error.errno, error=str(error)
-            )
+            self._say_kept(name, error)
             return False
         self._unheld_since.pop(name, None)
         return True
+
+    def _say_kept(self, name: str, error: Exception) -> None:
+        path = self._allocations.containers / name
+        get_logger().warning("allocation left as it is", path=str(path), error=str(error))

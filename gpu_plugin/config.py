@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import enum
 import re
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from pydantic import (
@@ -15,13 +16,16 @@ from pydantic import (
     BeforeValidator,
     Field,
     ValidationError,
+    ValidationInfo,
     ValidatorFunctionWrapHandler,
     WrapValidator,
     model_validator,
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from agents.config import HostPath, Section, Size
+from agents.config import FOR_RUNNING, HostPath, Section, Size
+from gpu_plugin.container_config import ContainerConfig
+from gpu_plugin.health_config import HealthConfig
 
 GIB = 1 << 30
 
@@ -57,6 +61,13 @@ def check_resource_name(name: str) -> str:
             f"{name!r}: {rest!r} must be letters, digits, '-', '_' and '.', begin and end with a "
             f"letter or digit, and have at most {_LONGEST_NAME} characters"
         )
+    return name
+
+
+def _resource_name(name: str, info: ValidationInfo) -> str:
+    """A running agent takes a bad name too, and serves the other resources: the plan says it."""
+    if not (info.context or {}).get(FOR_RUNNING):
+        check_resource_name(name)
     return name
 
 
@@ -102,6 +113,7 @@ def _positive(value: int) -> int:
     return value
 
 
+PositiveSize = Annotated[Size, AfterValidator(_positive)]
 Names = Annotated[tuple[Annotated[str, Field(min_length=1)], ...], BeforeValidator(_not_empty)]
 Numbers = Annotated[tuple[Annotated[int, Field(ge=0)], ...], BeforeValidator(_not_empty)]
 
@@ -131,32 +143,81 @@ class Select(Section):
         return self
 
 
+def _unit_counts(value: object) -> object:
+    if not isinstance(value, list | tuple) or not value:
+        raise ValueError(f"{value!r} is not a list of numbers of units, such as [8, 20]")
+    return value
+
+
+class HonestCapacity(Section):
+    """What pods of this resource ask for, in units: free units of a device that none of these
+    sizes can use are not shown to the scheduler.
+    """
+
+    sizes: Annotated[
+        tuple[Annotated[int, Field(ge=1, strict=True)], ...], BeforeValidator(_unit_counts)
+    ]
+
+
+def _blocks(value: object) -> object:
+    if value is not None and (not isinstance(value, dict) or not value):
+        raise ValueError(f"{value!r}: write a name and a size for each block, such as {{8g: 8GiB}}")
+    return value
+
+
 class ResourceRule(Section):
     """One resource name and the devices that serve it.
 
     Units of a device = floor((total - reserved by the driver - `reserved`) x `overcommit` /
     `chunk`); `exclusive`: one unit, the whole device. `split`: a request may span devices.
+
+    `blocks` are size classes instead of a chunk: each is a resource of its own, `<name>-<key>`,
+    whose unit is one block of that size; all share the memory of the same devices.
     """
 
-    name: Annotated[str, AfterValidator(check_resource_name)]
+    name: Annotated[str, AfterValidator(_resource_name)]
     select: Select = Select()
-    chunk: Annotated[Size, AfterValidator(_positive)] = GIB
+    chunk: PositiveSize = GIB
+    blocks: (
+        Annotated[
+            Mapping[Annotated[str, Field(min_length=1)], PositiveSize], BeforeValidator(_blocks)
+        ]
+        | None
+    ) = None
     reserved: Size = 0
     overcommit: Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)] = 1.0
     placement: Placement = Placement.PACK
     split: bool = False
     exclusive: bool = False
+    honest_capacity: HonestCapacity | None = None
+
+    @property
+    def sizes(self) -> dict[str, int | None]:
+        """Bytes of one unit by resource name; None: a whole device."""
+        if self.blocks is not None:
+            return {f"{self.name}-{key}": size for key, size in self.blocks.items()}
+        return {self.name: None if self.exclusive else self.chunk}
 
     @model_validator(mode="after")
-    def _consistent(self) -> ResourceRule:
-        if self.exclusive:
-            idle = {"chunk", "reserved", "overcommit"} & self.model_fields_set
-            if idle:
-                raise ValueError(
-                    f"exclusive: one unit is the whole device, so {', '.join(sorted(idle))} "
-                    "means nothing; leave it out"
-                )
+    def _consistent(self, info: ValidationInfo) -> ResourceRule:
+        written = {key for key in self.model_fields_set if getattr(self, key) not in (None, False)}
+        for key, (why, idle) in _MEANINGLESS_WITH.items():
+            if key in written and (found := sorted(idle & written)):
+                raise ValueError(f"{key}: {why}, so {', '.join(found)} means nothing; leave it out")
+        if self.blocks is not None:
+            for name in self.sizes:
+                _resource_name(name, info)
         return self
+
+
+_MEANINGLESS_WITH = {
+    "exclusive": (
+        "one unit is the whole device",
+        {"chunk", "reserved", "overcommit", "blocks", "honest_capacity"},
+    ),
+    "blocks": ("a unit is a block, and its number is exact", {"chunk", "honest_capacity"}),
+    "split": ("a request may use what is left on any device", {"honest_capacity"}),
+}
 
 
 def _names_once(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
@@ -184,10 +245,8 @@ def _duplicates(value: object) -> list[InitErrorDetails]:
     seen: dict[str, int] = {}
     problems: list[InitErrorDetails] = []
     for index, rule in enumerate(value if isinstance(value, list | tuple) else ()):
-        name = rule.get("name") if isinstance(rule, dict) else getattr(rule, "name", None)
-        if not isinstance(name, str):
-            continue
-        if name in seen:
+        names = _names_of(rule)
+        for name in sorted(names & seen.keys()):
             text = f"resources.{seen[name]} has this name already; give each resource its own"
             problems.append(
                 InitErrorDetails(
@@ -196,8 +255,19 @@ def _duplicates(value: object) -> list[InitErrorDetails]:
                     input=name,
                 )
             )
-        seen.setdefault(name, index)
+        seen = dict.fromkeys(names, index) | seen
     return problems
+
+
+def _names_of(rule: object) -> set[str]:
+    """The rule's own name and those of its blocks, also of a rule that is wrong otherwise."""
+    if isinstance(rule, ResourceRule):
+        return {rule.name, *rule.sizes}
+    if not isinstance(rule, dict) or not isinstance(rule.get("name"), str):
+        return set()
+    blocks = rule.get("blocks")
+    keys = blocks if isinstance(blocks, dict) else {}
+    return {rule["name"], *(f"{rule['name']}-{key}" for key in keys)}
 
 
 class GpuPluginConfig(Section):
@@ -210,6 +280,8 @@ class GpuPluginConfig(Section):
     resources: Annotated[tuple[ResourceRule, ...], WrapValidator(_names_once)] = ()
     simulate: Annotated[str, Field(min_length=1)] | None = None
     simulated_state: HostPath | None = None
+    container: ContainerConfig = ContainerConfig()
+    health: HealthConfig = HealthConfig()
 
     @model_validator(mode="after")
     def _consistent(self) -> GpuPluginConfig:

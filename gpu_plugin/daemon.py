@@ -2,19 +2,20 @@
 """The running agent: looks at the driver and at the kubelet on a tick, and publishes what it
 learned.
 
-Three tasks beside the plugins' own: `_watch_driver` (inventory → plan → offers, usage),
-`_watch_holders` (podresources → who holds what, clean-up) and `_watch_sockets` (wakes the plugins).
+Three tasks beside the plugins' own: the `DriverWatch` (machine, usage, health), `_watch_holders`
+(podresources → who holds what, clean-up) and `_watch_sockets` (wakes the plugins). What the first
+two learn becomes a plan in `_update`.
+
 Each outside thing has one worker lane with a limit, so that a hanging driver stops neither the
 kubelet's calls nor a scrape. Decides nothing itself: `resources`, `placement` and `cleanup` do.
 """
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TypeVar
 
 import trio
 
@@ -24,20 +25,29 @@ from agents.podresources import KubeletPodResources, PodDevices, PodResources
 from agents.published import Published
 from agents.threads import Worker
 from agents.watch import watching
-from gpu_plugin import changes, metrics, observation, resources, status
-from gpu_plugin.cleanup import Cleaner
-from gpu_plugin.config import GpuPluginConfig, ResourceRule
+from gpu_plugin import (
+    driver_watch,
+    holders,
+    ledger,
+    metrics,
+    node_annotation,
+    resources,
+    status,
+)
+from gpu_plugin.cleanup import Cleaner, mounted_names
+from gpu_plugin.config import GpuPluginConfig
+from gpu_plugin.driver_watch import DriverWatch
 from gpu_plugin.identity import Allocations
-from gpu_plugin.inventory import devices_of
+from gpu_plugin.measured import MeasuredNvml
 from gpu_plugin.nvml import Nvml
-from gpu_plugin.resources import Plan, Resource
+from gpu_plugin.offers import Offers
+from gpu_plugin.planner import Planner
 from gpu_plugin.server import PluginServer
 from gpu_plugin.service import DevicePlugin, Streams
 from gpu_plugin.source import open_nvml
-from gpu_plugin.status import Usage
 
-T = TypeVar("T")
-
+#: Where it decides what is offered, it is asked so often who holds what.
+_EXACT_HOLDERS_S = 1.0
 _TRY_SIMULATED = "set gpu_plugin.simulate to try things out without a GPU"
 
 
@@ -45,9 +55,7 @@ _TRY_SIMULATED = "set gpu_plugin.simulate to try things out without a GPU"
 class Timing:
     """Seconds. `sockets_s` is how soon a kubelet restart is seen when inotify does not tell."""
 
-    usage_s: float = 2.0
-    inventory_s: float = 10.0
-    driver_limit_s: float = 10.0
+    driver: driver_watch.Timing = field(default_factory=driver_watch.Timing)
     holders_s: float = 4.0
     holders_limit_s: float = 5.0
     first_holders_s: float = 1.0
@@ -76,7 +84,6 @@ async def run(context: AgentContext) -> None:
 class _Plugin:
     """One resource on its way to the kubelet."""
 
-    offered: Published[Resource]
     server: PluginServer
     started: bool = False
 
@@ -87,18 +94,9 @@ class _Plugin:
 
 @dataclass(slots=True)
 class _Seen:
-    """What was learned last; None: nothing yet, or not any more.
+    """What was learned last; None: nothing yet, or not any more."""
 
-    `served` says which resource a device served first: there it stays while this process lives.
-    """
-
-    inventory: observation.Inventory | None = None
-    plan: Plan = field(default_factory=lambda: Plan((), ()))
-    usage: Mapping[str, Usage] = field(default_factory=dict)
     pods: tuple[PodDevices, ...] | None = None
-    served: dict[str, str] = field(default_factory=dict)
-    driver_answers: bool | None = None
-    driver_problem: str | None = "the GPU driver was not asked yet"
     holders_problem: str | None = None
 
 
@@ -114,7 +112,9 @@ class GpuAgent:
         timing: Timing | None = None,
     ) -> None:
         self._context, self._rules = context, section.resources
-        self._nvml, self._podresources = nvml, podresources
+        self._podresources = podresources
+        self._container = section.container
+        self._exact = any(rule.blocks or rule.honest_capacity for rule in self._rules)
         self._simulate = section.simulate
         self._timing = timing or Timing()
         self._log = context.log
@@ -125,13 +125,25 @@ class GpuAgent:
         self._cleaner = Cleaner(
             self._allocations, context.host.proc, grace_s=self._timing.cleanup_grace_s
         )
-        self._driver = Worker("the GPU driver")
+        self._watch = DriverWatch(
+            MeasuredNvml(nvml, self._counters),
+            context.host,
+            section.health,
+            self._timing.driver,
+            counters=self._counters,
+            log=self._log,
+        )
         self._kubelet = Worker("podresources")
         self._cleaning = Worker("the clean-up of allocations")
         self._seen = _Seen()
         self._asked_holders = trio.Event()
         self._plugins_dir = context.node.kubelet_dir / "device-plugins"
-        self._plugins = {rule.name: self._plugin(rule) for rule in self._rules}
+        empty = [one for rule in self._rules for one in resources.resources_of(rule)]
+        self._offers = Offers(empty)
+        self._plugins = {resource.name: self._plugin(resource.name) for resource in empty}
+        self._planner = Planner(
+            self._rules, self._watch, self._offers.ledger, ours=self._plugins, log=self._log
+        )
 
     async def run(self) -> None:
         if not self._rules:
@@ -141,108 +153,74 @@ class GpuAgent:
         if self._simulate is not None:
             self._log.warning("simulated GPUs", hint=f"machine {self._simulate!r}, no real device")
         self._allocations.prepare()
+        await trio.to_thread.run_sync(self._restore)
         async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._offers.run, self._publish)
             nursery.start_soon(self._watch_driver, nursery)
-            nursery.start_soon(self._watch_holders)
+            nursery.start_soon(self._watch_holders, nursery)
             nursery.start_soon(self._watch_sockets)
 
-    def _plugin(self, rule: ResourceRule) -> _Plugin:
-        offered = Published(resources.nothing(rule))
-        answers = DevicePlugin(offered, self._allocations, self._counters, Streams())
-        return _Plugin(offered, PluginServer(rule.name, self._plugins_dir, answers))
+    def _plugin(self, name: str) -> _Plugin:
+        answers = DevicePlugin(
+            self._offers.published[name],
+            self._allocations,
+            self._counters,
+            Streams(),
+            self._container,
+            self._offers.ledger,
+            partial(self._offers.is_new, name),
+            lambda: self._watch.inventory is not None and self._watch.inventory.limits_memory,
+        )
+        return _Plugin(PluginServer(name, self._plugins_dir, answers, proc=self._context.host.proc))
+
+    def _restore(self) -> None:
+        """What was given out before this start. Blocks."""
+        recorded = self._allocations.recorded()
+        self._planner.remember(recorded)
+        for allocation in recorded:
+            age_s = time.time() - allocation.made_at_ns / 1e9
+            found = ledger.held(allocation.resource, allocation.units)
+            self._offers.ledger.restore(found, allocation.name, max(0.0, age_s))
 
     async def _watch_driver(self, nursery: trio.Nursery) -> None:
-        if any(rule.select.count is not None for rule in self._rules):
-            # Who holds what decides which devices a count takes; but never wait long for a kubelet.
+        if self._exact or any(rule.select.count is not None for rule in self._rules):
+            # Who holds what decides which devices a count takes, and how many blocks fit; but never
+            # wait long for a kubelet.
             with trio.move_on_after(self._timing.first_holders_s):
                 await self._asked_holders.wait()
-        due = trio.current_time()
+        await self._watch.run(partial(self._update, nursery))
+
+    def _update(self, nursery: trio.Nursery) -> None:
+        """Offer what can be offered, from what is known now."""
+        if self._planner.update():
+            plan = self._planner.plan
+            self._offers.set(plan.resources)
+            for resource in plan.resources:
+                plugin = self._plugins[resource.name]
+                if resource.devices and not plugin.started:
+                    plugin.started = True
+                    nursery.start_soon(plugin.server.run)
+        self._publish()
+
+    async def _watch_holders(self, nursery: trio.Nursery) -> None:
+        # At once when the kubelet first answers: after a reboot there may be something to mend.
+        cleanup_due = trio.current_time()
+        pace_s = min(self._timing.holders_s, _EXACT_HOLDERS_S if self._exact else math.inf)
         while True:
-            now = trio.current_time()
-            if now >= due:
-                due = now + self._timing.inventory_s
-                await self._look_at_machine(nursery)
-            if not await self._look_at_usage():
-                due = now  # a device went away: see what is still there
-            self._publish()
-            await trio.sleep(self._timing.usage_s)
-
-    async def _look_at_machine(self, nursery: trio.Nursery) -> None:
-        found = await self._ask_driver(
-            "machine", partial(observation.inventory, self._nvml, self._context.host)
-        )
-        if found is None:
-            return
-        seen = self._seen
-        held = None if seen.pods is None else status.held_devices(seen.pods)
-        earlier = {uuid: name for name, uuids in (held or {}).items() for uuid in uuids}
-        now = resources.plan(
-            self._rules, found.machine, earlier=earlier | seen.served, nodes=found.nodes
-        )
-        plan = resources.keep_held(now, seen.plan, found.machine, held)
-        changes.say(self._log, seen.plan, plan)
-        seen.inventory, seen.plan = found, plan
-        seen.served = plan.serving | seen.served
-        for resource in plan.resources:
-            self._offer(resource, nursery)
-
-    def _offer(self, resource: Resource, nursery: trio.Nursery) -> None:
-        plugin = self._plugins[resource.name]
-        if resource != plugin.offered.value:
-            plugin.offered.set(resource)
-        if resource.devices and not plugin.started:
-            plugin.started = True
-            nursery.start_soon(plugin.server.run)
-
-    async def _look_at_usage(self) -> bool:
-        """False when a device did not answer."""
-        if self._seen.inventory is None:
-            return True
-        uuids = [device.uuid for device in devices_of(self._seen.inventory.machine)]
-        found = await self._ask_driver(
-            "usage", partial(observation.usage, self._nvml, uuids, self._count_error)
-        )
-        self._seen.usage = found or {}
-        return found is not None and len(found) == len(uuids)
-
-    async def _ask_driver(self, call: str, question: Callable[[], T]) -> T | None:
-        """None when there is no answer: then the reason is the agent's, and all goes on as it
-        was.
-        """
-        try:
-            answer = await self._driver.call(question, timeout_s=self._timing.driver_limit_s)
-        except Unavailable as error:
-            self._count_error(call)
-            seen = self._seen
-            problem = f"{error}; or {_TRY_SIMULATED}" if seen.inventory is None else str(error)
-            # Said once: for how long it has not answered changes with every attempt.
-            if seen.driver_answers is not False:
-                self._log.warning("GPU driver unavailable", error=problem)
-            seen.driver_answers, seen.driver_problem = False, problem
-            return None
-        if self._seen.driver_answers is False:
-            self._log.info("GPU driver answers again")
-        self._seen.driver_answers, self._seen.driver_problem = True, None
-        return answer
-
-    def _count_error(self, call: str) -> None:
-        self._counters.nvml_errors.labels(call).inc()
-
-    async def _watch_holders(self) -> None:
-        cleanup_due = trio.current_time() + self._timing.cleanup_s
-        while True:
-            await self._look_at_holders()
+            if await self._look_at_holders():
+                self._update(nursery)
             self._asked_holders.set()
             if trio.current_time() >= cleanup_due and self._seen.pods is not None:
                 cleanup_due = trio.current_time() + self._timing.cleanup_s
                 await self._clean_up(self._seen.pods)
-            await trio.sleep(self._timing.holders_s)
+            await trio.sleep(pace_s)
 
-    async def _look_at_holders(self) -> None:
+    async def _look_at_holders(self) -> bool:
+        """Whether another pod holds units now, or other units."""
         before, problem = self._seen.pods, None
         try:
             self._seen.pods = await self._kubelet.call(
-                self._podresources.list, timeout_s=self._timing.holders_limit_s
+                self._ask_holders, timeout_s=self._timing.holders_limit_s
             )
         except Unavailable as error:
             self._seen.pods, problem = None, str(error)
@@ -253,21 +231,44 @@ class GpuAgent:
             else:
                 self._log.info("who holds which units is known again")
         self._seen.holders_problem = problem
-        if self._seen.pods != before:
-            self._publish()
+        if self._seen.pods == before:
+            return False
+        if self._seen.pods is not None:
+            self._planner.pods_hold(self._seen.pods)
+        return True
+
+    def _ask_holders(self) -> tuple[PodDevices, ...]:
+        """Blocks."""
+        asked_at = time.monotonic()
+        pods = self._podresources.list()
+        found = ledger.held_by(pods, self._plugins)
+        self._offers.ledger.settle(found, asked_at, self._carried)
+        return pods
+
+    def _carried(self, names: frozenset[str]) -> set[str] | None:
+        try:
+            return mounted_names(self._context.host.proc, names)
+        except OSError:
+            return None
 
     async def _clean_up(self, pods: tuple[PodDevices, ...]) -> None:
-        held = status.held_sets(pods)
+        # Other plugins' ids may have our form: ours are those of our resources.
+        ours = {
+            name: sets for name, sets in holders.held_sets(pods).items() if name in self._plugins
+        }
         try:
-            removed = await self._cleaning.call(
-                lambda: self._cleaner.sweep(held, time.monotonic()),
+            done = await self._cleaning.call(
+                lambda: self._cleaner.sweep(ours, time.monotonic()),
                 timeout_s=self._timing.cleanup_limit_s,
             )
         except (Unavailable, OSError) as error:
             self._log.warning("allocations not cleaned up", error=str(error))
             return
-        if removed:
-            self._log.info("allocations cleaned up", count=len(removed))
+        if done.removed:
+            self._log.info("allocations cleaned up", count=len(done.removed))
+        if done.mended:
+            self._log.warning("allocations mended", count=len(done.mended))
+        self._counters.set_mismatches(self._plugins, done.mismatches)
 
     async def _watch_sockets(self) -> None:
         before: list[str | None] = []
@@ -280,19 +281,37 @@ class GpuAgent:
                     self._publish()
                 await wakeups.wait()
 
+    def _notes(self) -> list[str]:
+        """What an operator has to look at beside rules and devices."""
+        told = [plugin.server.contested for plugin in self._plugins.values()]
+        if self._container.device_nodes and self._watch.inventory is not None:
+            told.append(self._watch.inventory.missing_nodes)
+        return [text for text in told if text is not None]
+
     def _publish(self) -> None:
-        seen = self._seen
+        seen, watch = self._seen, self._watch
         problems = {name: plugin.problem for name, plugin in self._plugins.items()}
         found = status.build(
-            seen.inventory.machine if seen.inventory else None,
-            seen.plan,
-            usage=seen.usage,
-            holders=None if seen.pods is None else status.holders_of(seen.pods),
+            watch.inventory.machine if watch.inventory else None,
+            replace(self._planner.plan, resources=self._offers.resources),
+            usage=watch.usage,
+            holders=None if seen.pods is None else holders.holders_of(seen.pods),
             registration=problems,
+            free=self._offers.free(),
+            notes=self._notes(),
+        )
+        found = status.with_driver(
+            found,
+            idle=watch.idle,
+            unmonitored=watch.unmonitored,
+            unlisted=watch.inventory.unlisted if watch.inventory else (),
         )
         self._status.set(found)
         self._context.status.set(found.document())
-        reasons = [seen.driver_problem] if seen.driver_problem else []
+        annotations = node_annotation.node_annotations(found)
+        if annotations != self._context.annotations.value:
+            self._context.annotations.set(annotations)
+        reasons = [self._driver_problem()] if watch.problem else []
         reasons += [
             f"{name}: {plugin.problem}"
             for name, plugin in self._plugins.items()
@@ -302,3 +321,7 @@ class GpuAgent:
             self._context.readiness.not_ready("; ".join(reasons))
         else:
             self._context.readiness.ready()
+
+    def _driver_problem(self) -> str:
+        hint = f"; or {_TRY_SIMULATED}" if self._watch.inventory is None else ""
+        return f"{self._watch.problem}{hint}"

@@ -7,7 +7,8 @@ Memory is in bytes. A value NVML could not tell is None, never 0.
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,8 @@ class Gpu:
     """One physical GPU. `minor` names `/dev/nvidia<minor>`; `numa_node` None: unknown or no NUMA.
 
     `pci_bus_id` is written as the kernel does (`0000:3b:00.0`). `mig_enabled` None: the GPU knows
-    no MIG (V100).
+    no MIG (V100). `demand` is what the driver says must be done before new work may start on it
+    (None: nothing, or it does not tell).
     """
 
     uuid: str
@@ -51,25 +53,59 @@ class Gpu:
     memory: Memory
     mig_enabled: bool | None
     slices: tuple[MigSlice, ...] = ()
+    demand: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class LostGpu:
-    """A GPU that NVML lists but that does not answer (fully). `uuid` None: it never told."""
+    """A GPU that does not answer (fully), or that NVML lists no more. `uuid` None: it never told;
+    `index` is the one that it had last. `hangs`: a question about it has not come back.
+    """
 
     index: int
     uuid: str | None
     reason: str
+    pci_bus_id: str | None = None
+    hangs: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """All GPUs of this node at one moment; a lost one isolates only itself."""
+    """All GPUs of this node at one moment; a lost one isolates only itself.
+
+    `session` grows whenever the driver was opened anew: what was lost before may be found after.
+    """
 
     driver_version: str
     gpus: tuple[Gpu, ...]
     lost: tuple[LostGpu, ...] = ()
     simulated: bool = False
+    session: int = field(default=0, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Outline:
+    """What the driver tells of the machine before it is asked for any GPU; `gpus` is their
+    number.
+    """
+
+    driver_version: str
+    gpus: int
+    session: int
+    simulated: bool = False
+
+    def machine(self, answers: Iterable[Gpu | LostGpu]) -> Machine:
+        """The whole, from the answer for each index."""
+        found = tuple(answers)
+        gpus = tuple(each for each in found if isinstance(each, Gpu))
+        answered = {gpu.uuid for gpu in gpus}
+        lost = tuple(
+            # Indices shift when a GPU vanishes, so a remembered UUID may have answered elsewhere.
+            each if each.uuid not in answered else replace(each, uuid=None)
+            for each in found
+            if isinstance(each, LostGpu)
+        )
+        return Machine(self.driver_version, gpus, lost, self.simulated, self.session)
 
 
 class ProcessKind(enum.Enum):

@@ -7,9 +7,11 @@ Knows no rule and no pod. `driver_session` knows how NVML fails, `driver_queries
 from __future__ import annotations
 
 import ctypes
-import math
 import threading
 import time
+from collections import deque
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from agents.errors import AgentError
@@ -21,36 +23,48 @@ from gpu_plugin.devices import (
     Machine,
     Memory,
     MemoryLimits,
+    Outline,
     Utilisation,
     XidEvent,
 )
 from gpu_plugin.driver_queries import NO_INSTANCE, DriverQueries
-from gpu_plugin.driver_session import Session, SessionEnded, Sessions, TimedOut
-from gpu_plugin.nvml import DeviceIsGone, GpuIsLost, NoSuchCgroup, NotSupported
+from gpu_plugin.driver_session import Session, Sessions, TimedOut
+from gpu_plugin.nvml import DeviceIsGone, DriverIsGone, GpuIsLost, NoSuchCgroup, NotSupported
 
 #: How long one wait inside NVML lasts: for so long it keeps a driver reload or a close waiting.
-_EVENT_SLICE_S = 0.2
+_EVENT_SLICE_S = 0.5
 
 
 class PynvmlDriver:
-    """Safe to call from several threads. NVML never takes the verdict "lost" back within a session:
-    while a GPU is lost, `machine` opens a new one, at most every `renew_lost_s`."""
+    """Safe to call from several threads. NVML never takes the verdict "lost" back within a
+    session.
+    """
 
-    def __init__(self, host: HostFs | None = None, *, renew_lost_s: float = 30.0) -> None:
+    def __init__(self, host: HostFs | None = None) -> None:
         self._host = host or HostFs()
-        self._renew_lost_s = renew_lost_s
         self._sessions = Sessions()
         self._uuid_by_index: dict[int, str] = {}
         self._mig_modes: dict[str, bool | None] = {}
-        self._renewed = -math.inf
+        self._unmonitored: Mapping[str, str] = {}
+        self._taken: deque[XidEvent] = deque()
         self._closed = threading.Event()
 
+    def outline(self) -> Outline:
+        def ask(session: Session) -> Outline:
+            version = session.call("nvmlSystemGetDriverVersion")
+            return Outline(version, session.call("nvmlDeviceGetCount"), session.number)
+
+        return self._sessions.run(ask)
+
+    def gpu(self, index: int) -> Gpu | LostGpu:
+        return self._sessions.run(lambda session: self._look(session, index))
+
     def machine(self) -> Machine:
-        now = time.monotonic()
-        if self._sessions.saw_lost and now - self._renewed >= self._renew_lost_s:
-            self._sessions.renew()
-            self._renewed = now
-        return self._sessions.run(self._enumerate)
+        outline = self.outline()
+        return outline.machine([self.gpu(index) for index in range(outline.gpus)])
+
+    def reopen(self) -> None:
+        self._sessions.renew()
 
     def memory(self, uuid: str) -> Memory:
         return self._sessions.run(lambda session: DriverQueries(session).memory(uuid))
@@ -64,10 +78,15 @@ class PynvmlDriver:
     def wait_event(self, timeout_s: float) -> XidEvent | None:
         deadline = time.monotonic() + timeout_s
         while True:
+            if self._taken:
+                return self._taken.popleft()
             limit = min(_EVENT_SLICE_S, max(0.0, deadline - time.monotonic()))
             event = self._sessions.run(lambda session: self._wait(session, limit))  # noqa: B023 -- runs now
             if event or self._closed.is_set() or time.monotonic() >= deadline:
                 return event
+
+    def unmonitored(self) -> Mapping[str, str]:
+        return self._unmonitored
 
     def memory_limits(self, uuid: str, cgroup: str) -> MemoryLimits:
         def get(session: Session) -> MemoryLimits:
@@ -100,77 +119,82 @@ class PynvmlDriver:
         self._closed.set()
         self._sessions.close()
 
-    def _enumerate(self, session: Session) -> Machine:
+    def _look(self, session: Session, index: int) -> Gpu | LostGpu:
         queries = DriverQueries(session)
-        driver_version = session.call("nvmlSystemGetDriverVersion")
-        gpus: list[Gpu] = []
-        failed: dict[int, AgentError] = {}
-        for index in range(session.call("nvmlDeviceGetCount")):
-            try:
-                self._uuid_by_index[index] = uuid = queries.identify(index)
-                gpus.append(queries.gpu(uuid, index, self._host))
-            except SessionEnded:
-                raise
-            except AgentError as error:  # this GPU alone
-                failed[index] = error
-        self._forget_verdicts_of_changed(session, gpus)
-        answered = {gpu.uuid for gpu in gpus}
-        lost = [
-            # Indices shift when a GPU vanishes, so a remembered UUID may have answered elsewhere.
-            LostGpu(index, uuid if uuid not in answered else None, str(error))
-            for index, error in failed.items()
-            for uuid in [self._uuid_by_index.get(index)]
-        ]
-        return Machine(driver_version, tuple(gpus), tuple(lost))
+        try:
+            self._uuid_by_index[index] = uuid = queries.identify(index)
+            gpu = queries.gpu(uuid, index, self._host)
+        except DriverIsGone:
+            raise
+        except AgentError as error:  # this GPU alone
+            return LostGpu(index, self._uuid_by_index.get(index), str(error))
+        if self._mig_modes.get(uuid, gpu.mig_enabled) != gpu.mig_enabled:
+            session.forget_verdicts(uuid)
+        self._mig_modes[uuid] = gpu.mig_enabled
+        return gpu
 
-    def _forget_verdicts_of_changed(self, session: Session, gpus: list[Gpu]) -> None:
-        """What a GPU supports depends on its MIG mode."""
-        modes = {gpu.uuid: gpu.mig_enabled for gpu in gpus}
-        if any(self._mig_modes.get(uuid, mode) != mode for uuid, mode in modes.items()):
-            session.forget_verdicts()
-        self._mig_modes |= modes
+    def _register(self, session: Session) -> None:
+        """One event set for the XIDs of every GPU that has them. Raises what refused, if none
+        has.
+        """
+        session.event_set = session.call("nvmlEventSetCreate")
+        session.before_end = partial(self._take_events, session)
+        unmonitored: dict[str, str] = {}
+        refused: AgentError = NotSupported("there is no GPU to wait for events of")
+        kind = session.pynvml.nvmlEventTypeXidCriticalError
+        for index in range(session.call("nvmlDeviceGetCount")):
+            uuid = self._uuid_by_index.get(index, f"GPU {index}")
+            try:
+                uuid = DriverQueries(session).identify(index)
+                session.on(uuid, "nvmlDeviceRegisterEvents", kind, session.event_set)
+                session.event_sources[_address(session.handle(uuid))] = uuid
+            except DriverIsGone:
+                raise
+            except AgentError as error:
+                refused = error
+                unmonitored[uuid] = str(error)
+        self._unmonitored = unmonitored
+        if not session.event_sources:
+            session.free_events()
+            raise refused
 
     def _wait(self, session: Session, limit_s: float) -> XidEvent | None:
         try:
             if session.event_set is None:
-                _register(session)
+                self._register(session)
             data = session.call("nvmlEventSetWait_v2", session.event_set, round(limit_s * 1000))
         except TimedOut:
             return None
         except GpuIsLost:
             # NVML says so at every wait, at once. A new set is made of those that still answer.
             session.free_events()
+            self._register(session)
             self._closed.wait(limit_s)
             return None
-        uuid = session.event_sources.get(_address(data.device))
-        if uuid is None or not data.eventType & session.pynvml.nvmlEventTypeXidCriticalError:
-            return None
-        return XidEvent(
-            uuid,
-            int(data.eventData),
-            None if data.gpuInstanceId == NO_INSTANCE else data.gpuInstanceId,
-            None if data.computeInstanceId == NO_INSTANCE else data.computeInstanceId,
-        )
+        return _event(session, data)
+
+    def _take_events(self, session: Session) -> None:
+        """Those that wait in the set of a session that is about to be given up."""
+        while session.event_set is not None:
+            try:
+                data = session.call("nvmlEventSetWait_v2", session.event_set, 0)
+            except AgentError:
+                return
+            if event := _event(session, data):
+                self._taken.append(event)
 
 
-def _register(session: Session) -> None:
-    """One event set for the XIDs of every GPU that has them. Raises what refused, if none has."""
-    events = session.call("nvmlEventSetCreate")
-    session.event_set = events
-    refused: AgentError = NotSupported("there is no GPU to wait for events of")
-    for index in range(session.call("nvmlDeviceGetCount")):
-        try:
-            uuid = DriverQueries(session).identify(index)
-            kind = session.pynvml.nvmlEventTypeXidCriticalError
-            session.on(uuid, "nvmlDeviceRegisterEvents", kind, events)
-            session.event_sources[_address(session.handle(uuid))] = uuid
-        except SessionEnded:
-            raise
-        except AgentError as error:
-            refused = error
-    if not session.event_sources:
-        session.free_events()
-        raise refused
+def _event(session: Session, data: Any) -> XidEvent | None:
+    """None for what is no XID, or of no GPU that was asked."""
+    uuid = session.event_sources.get(_address(data.device))
+    if uuid is None or not data.eventType & session.pynvml.nvmlEventTypeXidCriticalError:
+        return None
+    return XidEvent(
+        uuid,
+        int(data.eventData),
+        None if data.gpuInstanceId == NO_INSTANCE else data.gpuInstanceId,
+        None if data.computeInstanceId == NO_INSTANCE else data.computeInstanceId,
+    )
 
 
 def _address(handle: Any) -> int:

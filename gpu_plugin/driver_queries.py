@@ -14,12 +14,23 @@ from typing import Any
 from agents.hostfs import HostFs
 from gpu_plugin.devices import Gpu, GpuProcess, Memory, MigSlice, ProcessKind, Utilisation
 from gpu_plugin.driver_session import ListGrew, Session
-from gpu_plugin.nvml import DeviceIsGone, NotSupported
+from gpu_plugin.nvml import DeviceIsGone, NotPermitted, NotSupported
 
 #: NVML's "no MIG instance".
 NO_INSTANCE = 0xFFFFFFFF
 #: How often a process list that grows while it is read is asked for again.
 _LIST_ATTEMPTS = 5
+#: NVML_FI_DEV_GET_GPU_RECOVERY_ACTION, of branch 560 and later.
+_RECOVERY_ACTION = 230
+#: Its values that forbid new work; 0 is none, 3 concerns NVLink traffic between GPUs alone.
+_DEMANDS = {
+    1: "a reset of the GPU",
+    2: "a reboot of the node",
+    4: "no new work until it is reset",
+    5: "the recovery of its NVLink domain",
+    6: "a reset of its bus",
+    7: "a restart of the whole system",
+}
 #: Host NUMA nodes that the affinity call has room for, in words of 64.
 _NODE_WORDS = 16
 
@@ -59,6 +70,7 @@ class DriverQueries:
             memory=self.memory(uuid),
             mig_enabled=mig_enabled,
             slices=tuple(self._slices(uuid)) if mig_enabled else (),
+            demand=self._demand(uuid),
         )
 
     def memory(self, uuid: str) -> Memory:
@@ -114,6 +126,24 @@ class DriverQueries:
             except ListGrew:
                 continue
         return list(self.session.on(uuid, name))
+
+    def _demand(self, uuid: str) -> str | None:
+        """What must be done before new work may start: the driver's own verdict, where it has one;
+        else whether a faulty memory row could not be replaced (Ampere and later).
+        """
+        told = self._if_told(uuid, "nvmlDeviceGetFieldValues", [_RECOVERY_ACTION])
+        if told is not None and told[0].nvmlReturn == 0 and told[0].value.uiVal in _DEMANDS:
+            return _DEMANDS[told[0].value.uiVal]
+        rows = self._if_told(uuid, "nvmlDeviceGetRemappedRows")
+        failed = rows is not None and rows[3]
+        return "a repair: a faulty memory row could not be replaced" if failed else None
+
+    def _if_told(self, uuid: str, name: str, *arguments: Any) -> Any:
+        """None where the driver cannot or may not answer: a GPU is not lost for that."""
+        try:
+            return self.session.on(uuid, name, *arguments)
+        except (NotSupported, NotPermitted, DeviceIsGone):
+            return None
 
     def _mig_enabled(self, uuid: str) -> bool | None:
         try:

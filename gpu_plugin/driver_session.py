@@ -15,7 +15,9 @@ from typing import Any, TypeVar
 from agents.errors import AgentError
 from gpu_plugin.nvml import (
     DeviceIsGone,
+    DriverIsGone,
     GpuIsLost,
+    NoDriver,
     NotPermitted,
     NotSupported,
     NvmlUnavailable,
@@ -25,10 +27,6 @@ T = TypeVar("T")
 
 #: For how long opening anew waits until calls that are still in the old session have come back.
 _DRAIN_S = 2.0
-
-
-class SessionEnded(NvmlUnavailable):
-    """The whole session is void: handles are stale, NVML must be initialised again."""
 
 
 class ListGrew(NvmlUnavailable):
@@ -41,11 +39,11 @@ class TimedOut(NvmlUnavailable):
 
 #: NVML's errors (without their prefix), what they mean to us, and what to do.
 _MEANING: dict[str, tuple[type[AgentError], str | None]] = {
-    "UNINITIALIZED": (SessionEnded, None),
-    "DRIVER_NOT_LOADED": (SessionEnded, "load the kernel driver (modprobe nvidia)"),
-    "LIB_RM_VERSION_MISMATCH": (SessionEnded, "the driver was upgraded: restart this pod"),
+    "UNINITIALIZED": (DriverIsGone, None),
+    "DRIVER_NOT_LOADED": (NoDriver, "load the kernel driver (modprobe nvidia)"),
+    "LIB_RM_VERSION_MISMATCH": (DriverIsGone, "the driver was upgraded: restart this pod"),
     "LIBRARY_NOT_FOUND": (
-        SessionEnded,
+        NoDriver,
         "install the NVIDIA driver on the node; in a pod, run with runtimeClassName nvidia and "
         "NVIDIA_VISIBLE_DEVICES=all",
     ),
@@ -74,16 +72,20 @@ _MEANING: dict[str, tuple[type[AgentError], str | None]] = {
 
 class Session:
     """NVML between its initialisation and its shutdown. `handles` are by UUID, `event_sources` by
-    the address of a handle. `saw_lost`: a GPU was lost, or failed for no reason that NVML knows;
-    it will stay so in this session."""
+    the address of a handle.
 
-    def __init__(self, pynvml: Any) -> None:  # untyped ctypes bindings
+    `number` counts the sessions. `ended`: it is void. `stale`: it works, but a new one is wanted;
+    then `before_end` is called first.
+    """
+
+    def __init__(self, pynvml: Any, number: int = 1) -> None:  # untyped ctypes bindings
         self.pynvml = pynvml
-        self.ended = False
-        self.saw_lost = False
+        self.number = number
+        self.ended = self.stale = False
         self.handles: dict[str, Any] = {}
         self.event_set: Any = None
         self.event_sources: dict[int, str] = {}
+        self.before_end: Callable[[], object] | None = None
         self._unsupported: set[tuple[str | None, str]] = set()
 
     def call(self, name: str, *arguments: Any, device: str | None = None, variant: str = "") -> Any:
@@ -106,8 +108,7 @@ class Session:
             raised = translate(self.pynvml, error, f"{_about(device)}{name}")
             if isinstance(raised, NotSupported):
                 self._unsupported.add(feature)
-            self.ended |= isinstance(raised, SessionEnded)
-            self.saw_lost |= type(raised) in (GpuIsLost, NvmlUnavailable)
+            self.ended |= isinstance(raised, DriverIsGone)
             raise raised from error
 
     def handle(self, uuid: str) -> Any:
@@ -135,9 +136,9 @@ class Session:
         self.event_set = None
         self.event_sources.clear()
 
-    def forget_verdicts(self) -> None:
-        """Ask again what is supported: the geometry of a GPU changed."""
-        self._unsupported.clear()
+    def forget_verdicts(self, device: str) -> None:
+        """Ask again what it supports: that depends on its MIG mode, which changed."""
+        self._unsupported = {each for each in self._unsupported if each[0] != device}
 
 
 class Sessions:
@@ -147,6 +148,7 @@ class Sessions:
         self._drain_s = drain_s
         self._condition = threading.Condition()
         self._session: Session | None = None
+        self._opened = 0
         self._borrowed = 0
         self._closed = False
 
@@ -154,27 +156,22 @@ class Sessions:
         """Do something in a session; once more in a fresh one if the driver was reloaded."""
         try:
             return self._once(action)
-        except SessionEnded:
+        except DriverIsGone:
             return self._once(action)
 
-    @property
-    def saw_lost(self) -> bool:
-        """Whether a GPU was lost (or so) here: only a new session can tell that it came back."""
-        return self._session is not None and self._session.saw_lost
-
     def renew(self) -> None:
-        """The next call opens NVML anew."""
+        """The next call opens NVML anew, unless a call hangs in the session that there is."""
         with self._condition:
             if self._session is not None:
-                self._session.ended = True
+                self._session.stale = True
 
     def close(self) -> None:
         """Shut NVML down, unless a call is stuck in it: then the process's end does."""
         with self._condition:
             self._closed = True
-            if self._session is not None and self._drained():
-                _shut_down(self._session)
-                self._session = None
+            session = self._session
+            if session is not None and self._drained(session):
+                self._end(session)
 
     def _once(self, action: Callable[[Session], T]) -> T:
         with self._borrow() as session:
@@ -193,27 +190,37 @@ class Sessions:
                 self._condition.notify_all()
 
     def _current(self) -> Session:
-        if self._closed:
-            raise NvmlUnavailable("this driver was closed")
-        if self._session is not None and self._session.ended:
+        session = None if self._closed else self._session
+        if session is not None and (session.ended or session.stale):
             # A shutdown under a running call would pull the driver's memory from below it.
-            if not self._drained():
+            if self._drained(session):
+                if session.stale and session.before_end is not None:
+                    session.before_end()
+                self._end(session)
+            elif session.ended:
                 raise NvmlUnavailable(
                     "the driver must be opened anew, but a call into the old one has not returned"
                 )
-            self._end()
+            else:
+                session.stale = False  # those who still get answers go on with it
+        if self._closed:  # while this one waited
+            raise NvmlUnavailable("this driver was closed")
         if self._session is None:
-            self._session = _open()
+            self._session = _open(self._opened + 1)
+            self._opened += 1
         return self._session
 
-    def _end(self) -> None:
+    def _end(self, session: Session) -> None:
         """Unless another thread did while this one waited for the calls to come back."""
-        if self._session is not None and self._session.ended:
-            _shut_down(self._session)
+        if self._session is session:
+            _shut_down(session)
             self._session = None
 
-    def _drained(self) -> bool:
-        return self._condition.wait_for(lambda: self._borrowed == 0, self._drain_s)
+    def _drained(self, session: Session) -> bool:
+        """Whether no call is in it any more, or another thread has replaced it meanwhile."""
+        return self._condition.wait_for(
+            lambda: self._borrowed == 0 or self._session is not session, self._drain_s
+        )
 
 
 def translate(pynvml: Any, error: Exception, doing: str) -> AgentError:
@@ -233,10 +240,10 @@ def _about(device: str | None) -> str:
     return "" if device is None else f"{device}: "
 
 
-def _open() -> Session:
+def _open(number: int) -> Session:
     import pynvml  # not before a driver is wanted: a simulated machine has none
 
-    session = Session(pynvml)
+    session = Session(pynvml, number)
     session.call("nvmlInit")
     return session
 

@@ -8,6 +8,11 @@ read-only.
 The kubelet names no pod in Allocate; whoever carries the mount of this very directory (device and
 inode) holds these units. Freed units go to the next pod at once, so a name is never used twice. The
 directories are the state: after a restart they are read again. Knows no rule and no NVML.
+
+The kubelet asks once for the life of a pod, and mounts the same path at every start of a container,
+also after a reboot. So a directory that went missing is made again from its record (`mend`), and a
+record that a crash took (nothing here waits for a disk) from the units that podresources lists: the
+name is a digest of them (`restore`).
 """
 
 from __future__ import annotations
@@ -18,16 +23,22 @@ import json
 import os
 import re
 import secrets
+import stat
+import threading
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 
 from agents.errors import Unavailable
 from agents.logs import get_logger
+from agents.threads import ThreadLane
 from gpu_plugin import units
-from gpu_plugin.allocation import Share, share_document, share_text
+from gpu_plugin.allocation import Hardware, Share, share_document, share_text
 
+#: The kubelet's pod loop waits for Allocate, so Allocate does not wait for a disk that hangs.
+_DISK_LIMIT_S = 3.0
 _READABLE = 0o644
 _PRIVATE = 0o600
 _NAME = re.compile(r"[0-9a-f]{16}\.[0-9a-f]{8}")
@@ -36,19 +47,26 @@ _NAME = re.compile(r"[0-9a-f]{16}\.[0-9a-f]{8}")
 @dataclass(frozen=True, slots=True)
 class Allocation:
     """One answer to Allocate, as its record tells. `made_at_ns` is wall-clock time, to order two
-    of them; `inode` is that of the directory, on the file system `device`.
+    of them. `place` is device and inode of its directory as they are now: both can be others after
+    a reboot, or when it was made again (None: it is not there). `hardware` is by device, where the
+    record tells it.
     """
 
     name: str
     resource: str
     units: Mapping[str, tuple[int, ...]]
     made_at_ns: int
-    device: int
-    inode: int
+    files: Mapping[str, str]
+    place: tuple[int, int] | None
+    hardware: Mapping[str, Hardware] = field(default_factory=dict)
 
     @property
     def ids(self) -> frozenset[str]:
         return frozenset(units.ungroup(self.units))
+
+    @property
+    def digest(self) -> str:
+        return self.name.partition(".")[0]
 
 
 class Allocations:
@@ -57,6 +75,11 @@ class Allocations:
     def __init__(self, directory: Path) -> None:
         self.containers = directory / "containers"
         self.records = directory / "allocations"
+        self._disk = ThreadLane(
+            f"the disk of {str(directory)!r}", remedy="look at the disk of node.state_dir"
+        )
+        # A directory that is just being made looks as if it needed mending.
+        self._writing = threading.Lock()
 
     def prepare(self) -> None:
         """Make the two parents. Raises Unavailable."""
@@ -67,20 +90,31 @@ class Allocations:
             raise _cannot("make", self.containers, error) from error
 
     def make(self, share: Share) -> Path:
-        """A fresh directory with what the container may know, and its record. Raises
-        Unavailable.
+        """A fresh directory with what the container may know, and its record. Raises Unavailable,
+        also when the disk does not answer in time; then nothing stays behind.
         """
-        name = f"{_digest(share)}.{secrets.token_hex(4)}"
+        return self._disk.call(
+            lambda: self._make(share),
+            timeout_s=_DISK_LIMIT_S,
+            undo=lambda directory: self.remove(directory.name),
+        )
+
+    def _make(self, share: Share) -> Path:
+        given = {device.uuid: device.numbers for device in share.devices}
+        name = f"{digest(share.resource, given)}.{secrets.token_hex(4)}"
+        files = {
+            "share.json": json.dumps(share_document(share), indent=1) + "\n",
+            "status": share_text(share),
+        }
         directory = self.containers / name
-        document = json.dumps(share_document(share), indent=1) + "\n"
         self.prepare()  # again: a parent may have been taken away meanwhile
         try:
-            directory.mkdir()
-            directory.chmod(0o755)  # the container's user reads it, whatever our umask
-            _write(directory / "share.json", document, _READABLE)
-            _write(directory / "status", share_text(share), _READABLE)
-            record = self.records / f"{name}.json"
-            _write(record, _encode(share, name, directory.stat()), _PRIVATE)
+            with self._writing:
+                # First, so that a directory without a record is one whose record was lost.
+                hardware = {device.uuid: device.hardware for device in share.devices}
+                self._record(name, _encode(share.resource, given, time.time_ns(), files, hardware))
+                directory.mkdir()
+                _fill(directory, files)
         except OSError as error:
             # Nobody was told of it, and each retry of a pod would leave another half.
             with contextlib.suppress(OSError):
@@ -88,14 +122,56 @@ class Allocations:
             raise _cannot("write", directory, error) from error
         return directory
 
+    def mend(self, allocation: Allocation) -> bool:
+        """Make again what is missing of a directory that a container holds or will come back to:
+        the directory, or files in it (a runtime makes an empty one of what is not there). Whether
+        anything was; raises OSError.
+        """
+        with self._writing:
+            directory = self.containers / allocation.name
+            missing = {
+                name: text
+                for name, text in allocation.files.items()
+                if not (directory / name).exists()
+            }
+            if not missing:
+                return False
+            directory.mkdir(exist_ok=True)
+            if _place(directory) is None:
+                return False  # somebody's link
+            _fill(directory, missing)
+            return True
+
+    def restore(self, name: str, resource: str, ids: Iterable[str]) -> None:
+        """Write the record of a directory anew, for units of which its name is the digest. Raises
+        OSError.
+        """
+        directory = self.containers / name
+        found = directory.stat()
+        files = {path.name: path.read_text() for path in directory.iterdir() if path.is_file()}
+        given = {uuid: sorted(numbers) for uuid, numbers in units.group(ids).items()}
+        self._record(name, _encode(resource, given, found.st_mtime_ns, files))
+
+    def _record(self, name: str, text: str) -> None:
+        """Whole or not at all: somebody may read it now."""
+        new = self.records / f".{name}.new"
+        try:
+            _write(new, text, _PRIVATE)
+            new.rename(self.records / f"{name}.json")
+        except OSError:
+            new.unlink(missing_ok=True)
+            raise
+
     def recorded(self) -> tuple[Allocation, ...]:
         """Everything that was given and not cleaned up, oldest first; a broken record is passed
         over.
         """
         found = []
         for path in self.records.glob("*.json"):
+            if not _NAME.fullmatch(path.stem):
+                continue
             try:
-                found.append(_decode(path.stem, path.read_text()))
+                found.append(self._decode(path.stem, path.read_text()))
             except FileNotFoundError:
                 continue
             except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -126,38 +202,63 @@ class Allocations:
             directory.rmdir()
         (self.records / f"{name}.json").unlink(missing_ok=True)
 
+    def _decode(self, name: str, text: str) -> Allocation:
+        record = json.loads(text)
+        given = {
+            str(uuid): tuple(units.from_ranges(ranges)) for uuid, ranges in record["units"].items()
+        }
+        return Allocation(
+            name=name,
+            resource=str(record["resource"]),
+            units=given,
+            made_at_ns=int(record["made_at_ns"]),
+            files={
+                str(file): str(content)
+                for file, content in record["files"].items()
+                if file == Path(file).name
+            },
+            place=_place(self.containers / name),
+            hardware={
+                str(uuid): Hardware(**found) for uuid, found in record.get("hardware", {}).items()
+            },
+        )
 
-def _digest(share: Share) -> str:
-    text = f"{share.resource} {[(device.uuid, device.numbers) for device in share.devices]}"
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+def _place(directory: Path) -> tuple[int, int] | None:
+    try:
+        found = directory.lstat()
+    except FileNotFoundError:
+        return None
+    return (found.st_dev, found.st_ino) if stat.S_ISDIR(found.st_mode) else None
 
 
-def _encode(share: Share, name: str, stat: os.stat_result) -> str:
-    given = {device.uuid: units.to_ranges(device.numbers) for device in share.devices}
+def digest(resource: str, given: Mapping[str, Iterable[int]]) -> str:
+    """What the names of all directories for these units begin with."""
+    ordered = sorted((uuid, sorted(numbers)) for uuid, numbers in given.items())
+    return hashlib.sha256(f"{resource} {ordered}".encode()).hexdigest()[:16]
+
+
+def _encode(
+    resource: str,
+    given: Mapping[str, Iterable[int]],
+    made_at_ns: int,
+    files: Mapping[str, str],
+    hardware: Mapping[str, Hardware | None] = MappingProxyType({}),
+) -> str:
     record = {
-        "name": name,
-        "resource": share.resource,
-        "units": given,
-        "made_at_ns": time.time_ns(),
-        "device": stat.st_dev,
-        "inode": stat.st_ino,
+        "resource": resource,
+        "units": {uuid: units.to_ranges(numbers) for uuid, numbers in given.items()},
+        "made_at_ns": made_at_ns,
+        "files": files,
+        "hardware": {uuid: asdict(found) for uuid, found in hardware.items() if found is not None},
     }
     return json.dumps(record) + "\n"
 
 
-def _decode(name: str, text: str) -> Allocation:
-    record = json.loads(text)
-    given = {
-        str(uuid): tuple(units.from_ranges(ranges)) for uuid, ranges in record["units"].items()
-    }
-    return Allocation(
-        name=name,
-        resource=str(record["resource"]),
-        units=given,
-        made_at_ns=int(record["made_at_ns"]),
-        device=int(record["device"]),
-        inode=int(record["inode"]),
-    )
+def _fill(directory: Path, files: Mapping[str, str]) -> None:
+    directory.chmod(0o755)  # the container's user reads it, whatever our umask
+    for name, text in files.items():
+        _write(directory / name, text, _READABLE)
 
 
 def _write(path: Path, text: str, mode: int) -> None:

@@ -34,6 +34,7 @@ class Device:
     gpu_uuid: str
     gpu_index: int
     minor: int
+    pci_bus_id: str
     numa_node: int | None
     memory_total: int
     memory_reserved: int
@@ -75,6 +76,7 @@ def _of_gpu(gpu: Gpu) -> Device:
         gpu_uuid=gpu.uuid,
         gpu_index=gpu.index,
         minor=gpu.minor,
+        pci_bus_id=gpu.pci_bus_id,
         numa_node=gpu.numa_node,
         memory_total=gpu.memory.total,
         memory_reserved=gpu.memory.reserved,
@@ -89,6 +91,7 @@ def _of_slice(gpu: Gpu, mig_slice: MigSlice) -> Device:
         gpu_uuid=gpu.uuid,
         gpu_index=gpu.index,
         minor=gpu.minor,
+        pci_bus_id=gpu.pci_bus_id,
         numa_node=gpu.numa_node,
         memory_total=mig_slice.memory.total,
         memory_reserved=mig_slice.memory.reserved,

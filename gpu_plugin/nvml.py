@@ -7,14 +7,33 @@ All calls block and may be slow: call them from a worker thread, never from the 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Protocol
 
 from agents.errors import AgentError, Unavailable
-from gpu_plugin.devices import GpuProcess, Machine, Memory, MemoryLimits, Utilisation, XidEvent
+from gpu_plugin.devices import (
+    Gpu,
+    GpuProcess,
+    LostGpu,
+    Machine,
+    Memory,
+    MemoryLimits,
+    Outline,
+    Utilisation,
+    XidEvent,
+)
 
 
 class NvmlUnavailable(Unavailable):
-    """No driver, no library, or the driver was unloaded; `open` again later."""
+    """The driver did not answer this question, for a reason that need not be the device's."""
+
+
+class DriverIsGone(NvmlUnavailable):
+    """The driver as a whole is away (unloaded, upgraded, not initialised): every question fails."""
+
+
+class NoDriver(DriverIsGone):
+    """No library, or no kernel driver is loaded. Is there a GPU at all? `agents.hostfs` can say."""
 
 
 class GpuIsLost(Unavailable):
@@ -40,8 +59,22 @@ class NotSupported(AgentError):
 class Nvml(Protocol):
     """Devices are named by UUID: of a GPU (`GPU-…`) or of a MIG slice (`MIG-…`)."""
 
+    def outline(self) -> Outline:
+        """How many GPUs there are. Raises NvmlUnavailable."""
+
+    def gpu(self, index: int) -> Gpu | LostGpu:
+        """One of them, looked at anew. Asked for each by itself, so that one that hangs delays no
+        other. Raises NvmlUnavailable when the driver as a whole is away.
+        """
+
     def machine(self) -> Machine:
-        """Enumerate everything anew; a device that fails is in `lost`. Raises NvmlUnavailable."""
+        """All of that in one call, for whoever can wait. Raises NvmlUnavailable."""
+
+    def reopen(self) -> None:
+        """Let a later call open the driver anew: only that can tell that a lost GPU came back.
+
+        Not while another call hangs in it. Events that come meanwhile are missed.
+        """
 
     def memory(self, uuid: str) -> Memory:
         """Raises GpuIsLost (DeviceIsGone for a slice that was removed), NvmlUnavailable."""
@@ -59,9 +92,12 @@ class Nvml(Protocol):
     def wait_event(self, timeout_s: float) -> XidEvent | None:
         """The next XID event since the first call; None when none came in time.
 
-        For one thread, beside which others may make the other calls. Raises NotSupported,
-        NvmlUnavailable.
+        For one thread, beside which others may make the other calls. Raises NotSupported when no
+        GPU tells of any, NvmlUnavailable.
         """
+
+    def unmonitored(self) -> Mapping[str, str]:
+        """GPUs whose events the last `wait_event` did not wait for, and why. Never blocks."""
 
     def memory_limits(self, uuid: str, cgroup: str) -> MemoryLimits:
         """Limits on an absolute host cgroup directory.

@@ -1,21 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rules and a machine → what is offered: units per device, within what a message can hold. Pure.
 
-`plan` decides for a machine as it is now; `keep_held` adds what is gone but not yet given back, so
-that no unit vanishes or moves under a running pod.
+`plan` decides for a machine as it is now; what pods hold of another one is for `availability`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from functools import partial
 
-from gpu_plugin import budget
+from gpu_plugin import budget, offer_problems
 from gpu_plugin.config import Placement, ResourceRule
 from gpu_plugin.devices import Machine
 from gpu_plugin.inventory import Device, devices_of, without_devices
+from gpu_plugin.offer_problems import size_text as size_text
 from gpu_plugin.selection import Problem, assign
 
 
@@ -25,33 +26,62 @@ class ServedDevice:
     they may).
 
     `nodes` are its device nodes, relative to the host's `/dev`; none on a simulated machine.
+    `reserved` is how many units the rule keeps back, beside `units`. `pool` is the memory that all
+    size classes share, in bytes (None: the units are this resource's own). `withheld` are units
+    that are not offered now although the device is well, and `left` is what is free of the pool,
+    in bytes; see `capacity`.
     """
 
     device: Device
     units: int
     unhealthy: str | None = None
     nodes: tuple[str, ...] = ()
+    reserved: int = 0
+    pool: int | None = None
+    withheld: frozenset[int] = frozenset()
+    left: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Resource:
     """Everything the kubelet can be told about one resource. `chunk` None: a unit is a whole
     device.
+
+    `rule` is the name of its rule. `classes` are the (name, bytes) of all size classes that share
+    its devices, itself among them; none for a resource with devices of its own. `honest_sizes` is
+    what pods ask for, in units; none: every free unit is offered.
     """
 
     name: str
+    rule: str
     chunk: int | None
     placement: Placement
     split: bool
     devices: tuple[ServedDevice, ...] = ()
     simulated: bool = False
+    classes: tuple[tuple[str, int], ...] = ()
+    honest_sizes: tuple[int, ...] = ()
 
     @property
     def message_bytes(self) -> int:
         """Size of its list when every unit is unhealthy."""
-        return budget.message_bytes(
-            (served.device.uuid, served.units, self.numa_node(served)) for served in self.devices
-        )
+        return budget.message_bytes(self._listed())
+
+    @property
+    def sizes(self) -> budget.Sizes:
+        """What it costs the kubelet, at worst."""
+        return budget.sizes(self.name, self._listed(), split=self.split)
+
+    @property
+    def most_units(self) -> int:
+        """What one container can hold at most."""
+        counts = [served.units for served in self.devices]
+        if self.split:
+            return sum(counts)
+        return min(1, max(counts, default=0)) if self.classes else max(counts, default=0)
+
+    def _listed(self) -> Iterable[tuple[str, int, int | None]]:
+        return ((s.device.uuid, s.units, self.numa_node(s)) for s in self.devices)
 
     def numa_node(self, served: ServedDevice) -> int | None:
         """What the kubelet is told about where a device is."""
@@ -66,16 +96,16 @@ class Resource:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """One entry per rule, also for one that serves nothing."""
+    """One entry per rule, also for one that serves nothing; one per size class of a rule."""
 
     resources: tuple[Resource, ...]
     problems: tuple[Problem, ...]
 
     @property
     def serving(self) -> dict[str, str]:
-        """Resource by device."""
+        """Rule by device."""
         return {
-            served.device.uuid: resource.name
+            served.device.uuid: resource.rule
             for resource in self.resources
             for served in resource.devices
         }
@@ -83,20 +113,34 @@ class Plan:
 
 def units_of(rule: ResourceRule, device: Device) -> int:
     """floor((total - driver reserved - reserved) x overcommit / chunk); 1 for an exclusive rule."""
-    if rule.exclusive:
-        return 1
-    usable = device.memory_total - device.memory_reserved - rule.reserved
+    return 1 if rule.exclusive else pool_of(rule, device) // rule.chunk
+
+
+def pool_of(rule: ResourceRule, device: Device, *, reserved: int | None = None) -> int:
+    """Bytes of a device that may be given out; `reserved` instead of the rule's own."""
+    kept = rule.reserved if reserved is None else reserved
+    usable = device.memory_total - device.memory_reserved - kept
     # The text of the number, not its binary value: 1.1 x 10 GiB is 11 units, not 10.
-    return max(0, math.floor(usable * Fraction(str(rule.overcommit)) / rule.chunk))
+    return max(0, math.floor(usable * Fraction(str(rule.overcommit))))
 
 
-def nothing(rule: ResourceRule) -> Resource:
-    """The resource of a rule before any device was seen."""
-    return Resource(
-        name=rule.name,
-        chunk=None if rule.exclusive else rule.chunk,
-        placement=rule.placement,
-        split=rule.split,
+def resources_of(rule: ResourceRule) -> tuple[Resource, ...]:
+    """The resources of a rule before any device was seen: one, or one for each size class."""
+    classes = tuple(
+        (name, size) for name, size in rule.sizes.items() if rule.blocks is not None and size
+    )
+    honest = rule.honest_capacity
+    return tuple(
+        Resource(
+            name=name,
+            rule=rule.name,
+            chunk=size,
+            placement=rule.placement,
+            split=rule.split,
+            classes=classes,
+            honest_sizes=tuple(sorted(set(honest.sizes))) if honest else (),
+        )
+        for name, size in rule.sizes.items()
     )
 
 
@@ -123,110 +167,52 @@ def plan(
     problems += assignment.problems
     resources: list[Resource] = []
     for rule in rules:
-        resource, found = _offer(
-            rule, assignment.devices[rule.name], nodes or {}, machine.simulated
-        )
-        resources.append(resource)
-        problems += found
+        mine = assignment.devices[rule.name]
+        for empty in resources_of(rule):
+            resource, found = _offer(
+                replace(empty, simulated=machine.simulated), rule, mine, nodes or {}
+            )
+            resources.append(resource)
+            problems += found
     return Plan(tuple(resources), tuple(problems))
 
 
-def keep_held(
-    now: Plan, before: Plan, machine: Machine, held: Mapping[str, Set[str]] | None
-) -> Plan:
-    """Devices that `before` served and that are no longer there stay listed as unhealthy: while
-    their GPU is lost, while pods hold units of them, or while that is unknown. `held` is devices
-    by resource (None: nobody could tell).
-    """
-    lost = {gpu.uuid: gpu.reason for gpu in machine.lost if gpu.uuid is not None}
-    serving = now.serving
-    former = {resource.name: resource for resource in before.resources}
-
-    def kept(resource: Resource) -> Resource:
-        gone = [
-            replace(served, unhealthy=reason)
-            for served in (former[resource.name].devices if resource.name in former else ())
-            if served.device.uuid not in serving
-            and (reason := _why_kept(served.device, resource.name, lost, held)) is not None
-        ]
-        whole = replace(resource, devices=_in_order([*resource.devices, *gone]))
-        return whole if whole.message_bytes <= budget.MESSAGE_LIMIT else resource
-
-    return replace(now, resources=tuple(kept(resource) for resource in now.resources))
-
-
-def _why_kept(
-    device: Device, name: str, lost: Mapping[str, str], held: Mapping[str, Set[str]] | None
-) -> str | None:
-    if device.gpu_uuid in lost:
-        return f"lost: {lost[device.gpu_uuid]}"
-    if held is None:
-        return "gone, and whether pods hold it is unknown"
-    return "gone, and still held by pods" if device.uuid in held.get(name, ()) else None
-
-
-def _in_order(devices: Sequence[ServedDevice]) -> tuple[ServedDevice, ...]:
-    def position(served: ServedDevice) -> tuple[int, int, int]:
-        device = served.device
-        return device.gpu_index, device.gpu_instance or 0, device.compute_instance or 0
-
-    return tuple(sorted(devices, key=position))
-
-
 def _offer(
+    resource: Resource,
     rule: ResourceRule,
     devices: Sequence[Device],
     nodes: Mapping[str, tuple[str, ...]],
-    simulated: bool,
 ) -> tuple[Resource, list[Problem]]:
-    served = [
-        ServedDevice(device, units, nodes=nodes.get(device.uuid, ()))
-        for device in devices
-        if (units := units_of(rule, device)) > 0
-    ]
-    resource = replace(nothing(rule), devices=tuple(served), simulated=simulated)
-    problems = [_too_small(rule, device) for device in devices if units_of(rule, device) == 0]
-    size = resource.message_bytes
-    if size > budget.MESSAGE_LIMIT:
-        problems.append(_too_many(rule, resource, size))
-        resource = replace(resource, devices=())
-    return resource, problems
+    if (problem := offer_problems.bad_name(resource.name, devices)) is not None:
+        return resource, [problem]
+    served = [_serve(resource, rule, device, nodes.get(device.uuid, ())) for device in devices]
+    found = replace(resource, devices=tuple(one for one in served if one.units > 0))
+    small = [one.device for one in served if one.units == 0]
+    problems = offer_problems.too_small(found, rule, small)
+    with_chunk = partial(_cut, found, rule)
+    if found.message_bytes > budget.MESSAGE_LIMIT:
+        return resource, [*problems, offer_problems.too_many(found, with_chunk)]
+    return found, [*problems, *offer_problems.large(found, with_chunk)]
 
 
-def _too_small(rule: ResourceRule, device: Device) -> Problem:
-    return Problem(
-        rule.name,
-        f"{rule.name}: {device.title} has no unit: {size_text(device.memory_total)} "
-        f"- {size_text(device.memory_reserved)} driver - {size_text(rule.reserved)} reserved, "
-        f"x {rule.overcommit:g}, is less than a chunk of {size_text(rule.chunk)}",
-        (device.uuid,),
+def _serve(
+    resource: Resource, rule: ResourceRule, device: Device, nodes: tuple[str, ...]
+) -> ServedDevice:
+    if resource.chunk is None:
+        return ServedDevice(device, 1, nodes=nodes)
+    pool = pool_of(rule, device)
+    units = pool // resource.chunk
+    return ServedDevice(
+        device,
+        units,
+        nodes=nodes,
+        reserved=pool_of(rule, device, reserved=0) // resource.chunk - units,
+        pool=pool if resource.classes else None,
     )
 
 
-def _too_many(rule: ResourceRule, resource: Resource, size: int) -> Problem:
-    def size_with(chunk: int) -> int:
-        smaller = rule.model_copy(update={"chunk": chunk})
-        return budget.message_bytes(
-            (s.device.uuid, units_of(smaller, s.device), resource.numa_node(s))
-            for s in resource.devices
-        )
-
-    units = sum(served.units for served in resource.devices)
-    fitting = budget.smallest_fitting_chunk(rule.chunk, size_with)
-    return Problem(
-        rule.name,
-        f"{rule.name} is not offered: {units} units take {size} bytes in one message, and the "
-        f"kubelet takes {budget.MESSAGE_LIMIT} ({size / units:.1f} bytes a unit when unhealthy); "
-        f"chunk: {size_text(fitting)} is the smallest that fits",
-        tuple(served.device.uuid for served in resource.devices),
-    )
-
-
-def size_text(size: int) -> str:
-    """Bytes for people: `1 GiB`, `31.75 GiB`, `512 MiB`, written as the configuration takes
-    them.
-    """
-    for unit, factor in (("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20)):
-        if size >= factor:
-            return f"{size / factor:.2f}".rstrip("0").rstrip(".") + unit
-    return f"{size}B" if size else "0"
+def _cut(resource: Resource, rule: ResourceRule, chunk: int) -> Resource:
+    """The same devices in units of another size."""
+    cut = replace(resource, chunk=chunk)
+    devices = tuple(_serve(cut, rule, served.device, ()) for served in resource.devices)
+    return replace(cut, devices=devices)

@@ -3,54 +3,63 @@
 
 Translates between messages and our values; what is decided is in `placement` and `allocation`.
 Every answer comes from the resource as last published: nothing here waits for a driver or the
-kubelet. Errors become gRPC errors in one place, `RpcBoundary`; their text is what `kubectl describe
-pod` shows.
+kubelet. Errors become gRPC errors in one place, `rpc_boundary`.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any, NoReturn
+from collections.abc import Callable, Container, Iterator
+from dataclasses import dataclass, field
 
 import grpc
 
 from agents._pb.deviceplugin import v1beta1_pb2 as pb
 from agents._pb.deviceplugin.v1beta1_pb2_grpc import DevicePluginServicer
-from agents.errors import AgentError
-from agents.logs import get_logger, log_context
+from agents.logs import get_logger
 from agents.published import Published
-from gpu_plugin import placement, units
-from gpu_plugin.allocation import Answer, answer, share_of
+from gpu_plugin import budget, placement, units
+from gpu_plugin.allocation import Share, share_of
+from gpu_plugin.container_config import ContainerConfig
+from gpu_plugin.container_edits import ContainerEdits, edits
 from gpu_plugin.identity import Allocations
+from gpu_plugin.ledger import Claim, Ledger
 from gpu_plugin.metrics import Counters
-from gpu_plugin.placement import Refused
 from gpu_plugin.resources import Resource, ServedDevice
 
-#: What the kubelet is told per device, and nothing else: uuid, units, healthy, NUMA node.
-Wire = tuple[tuple[str, int, bool, int | None], ...]
+#: A kubelet has one, two for a moment. Each takes a thread, and Allocate must find one.
+MOST_STREAMS = 8
+#: What the kubelet is told per device, and nothing else: uuid, units, which are healthy (all, none,
+#: or all but these), NUMA node.
+Wire = tuple[tuple[str, int, bool | frozenset[int], int | None], ...]
 
 
 def wire_form(resource: Resource) -> Wire:
     """Equal for two resources means: the kubelet would be sent the same list."""
     return tuple(
-        (s.device.uuid, s.units, s.unhealthy is None, resource.numa_node(s))
+        (
+            s.device.uuid,
+            s.units,
+            (s.withheld or True) if s.unhealthy is None else False,
+            resource.numa_node(s),
+        )
         for s in resource.devices
     )
 
 
 def device_list(wire: Wire) -> pb.ListAndWatchResponse:
     """The complete list, as the kubelet wants it."""
-    devices: list[pb.Device] = []
+    listed = pb.ListAndWatchResponse()
+    add = listed.devices.add  # in place: a list of 60,000 messages first would take thrice as long
     for uuid, count, healthy, node in wire:
-        health = "Healthy" if healthy else "Unhealthy"
         topology = None if node is None else pb.TopologyInfo(nodes=[pb.NUMANode(ID=node)])
-        devices += [
-            pb.Device(ID=id_, health=health, topology=topology)
-            for id_ in units.unit_ids(uuid, count)
-        ]
-    return pb.ListAndWatchResponse(devices=devices)
+        unhealthy: Container[int] = range(0 if healthy else count)
+        if isinstance(healthy, frozenset):
+            unhealthy = healthy
+        for number, id_ in enumerate(units.unit_ids(uuid, count)):
+            health = "Unhealthy" if number in unhealthy else "Healthy"
+            add(ID=id_, health=health, topology=topology)
+    return listed
 
 
 class Streams:
@@ -89,6 +98,10 @@ class DevicePlugin(DevicePluginServicer):
     allocations: Allocations
     counters: Counters
     streams: Streams
+    container: ContainerConfig = field(default_factory=ContainerConfig)
+    ledger: Ledger = field(default_factory=Ledger)
+    is_new: Callable[[], bool] = bool
+    limits_memory: Callable[[], bool] = bool
 
     def GetDevicePluginOptions(
         self, request: pb.Empty, context: grpc.ServicerContext
@@ -106,6 +119,10 @@ class DevicePlugin(DevicePluginServicer):
             self.offered.wake()
 
         if not context.add_callback(leave):
+            return
+        if self.streams.open >= MOST_STREAMS:
+            context.set_code(grpc.StatusCode.RESOURCE_EXHAUSTED)
+            context.set_details(f"{MOST_STREAMS} clients watch this list; end one of them")
             return
         with self.streams as recalled:
             sent: Wire | None = None
@@ -127,7 +144,7 @@ class DevicePlugin(DevicePluginServicer):
     def GetPreferredAllocation(
         self, request: pb.PreferredAllocationRequest, context: grpc.ServicerContext
     ) -> pb.PreferredAllocationResponse:
-        resource = self.offered.value
+        resource = self.ledger.current(self.offered.value)
         return pb.PreferredAllocationResponse(
             container_responses=[
                 pb.ContainerPreferredAllocationResponse(
@@ -150,13 +167,27 @@ class DevicePlugin(DevicePluginServicer):
         given = [
             placement.check(resource, asked.devices_ids) for asked in request.container_requests
         ]
-        return pb.AllocateResponse(
-            container_responses=[_message(self._answer(resource, one)) for one in given]
-        )
+        claims: list[Claim] = []
+        try:
+            for one in given:
+                claims.append(self.ledger.claim(resource, one))
+            return pb.AllocateResponse(
+                container_responses=[
+                    _message(self._answer(resource, one, claim))
+                    for one, claim in zip(given, claims, strict=True)
+                ]
+            )
+        finally:
+            for claim in claims:
+                claim.drop()
 
     def PreStartContainer(
         self, request: pb.PreStartContainerRequest, context: grpc.ServicerContext
     ) -> pb.PreStartContainerResponse:
+        """Never asked for: then no container could start while this agent is away, also one that
+        starts again. And there is nothing to do: what happened in the run before (`events`) tells
+        the user why it ended, and a directory that went missing is mended by `cleanup`.
+        """
         return pb.PreStartContainerResponse()
 
     def end_lists(self) -> None:
@@ -164,23 +195,34 @@ class DevicePlugin(DevicePluginServicer):
         self.streams.recall()
         self.offered.wake()
 
-    def _answer(self, resource: Resource, given: dict[ServedDevice, list[int]]) -> Answer:
+    def _answer(
+        self, resource: Resource, given: dict[ServedDevice, list[int]], claim: Claim
+    ) -> ContainerEdits:
         share = share_of(resource, given)
         directory = self.allocations.make(share)
-        self.counters.allocations.labels(resource.name).inc()
+        claim.keep(directory.name)
+        self._count(share)
         # Several devices share their control nodes: each once, in order.
         nodes = dict.fromkeys(node for served in given for node in served.nodes)
-        return answer(share, tuple(nodes), directory)
+        return edits(
+            share, tuple(nodes), directory, self.container, limits_memory=self.limits_memory()
+        )
+
+    def _count(self, share: Share) -> None:
+        self.counters.allocations.labels(share.resource).inc()
+        if share.units > budget.MANY_UNITS:
+            self.counters.large_allocations.labels(share.resource).inc()
+            get_logger().info("large allocation", units=share.units, hint="use a larger chunk")
 
 
-def _message(given: Answer) -> pb.ContainerAllocateResponse:
+def _message(given: ContainerEdits) -> pb.ContainerAllocateResponse:
     return pb.ContainerAllocateResponse(
         envs=given.env,
         mounts=[
             pb.Mount(
                 container_path=mount.container_path,
                 host_path=str(mount.host_path),
-                read_only=True,
+                read_only=mount.read_only,
             )
             for mount in given.mounts
         ],
@@ -190,76 +232,5 @@ def _message(given: Answer) -> pb.ContainerAllocateResponse:
             )
             for node in given.devices
         ],
+        cdi_devices=[pb.CDIDevice(name=name) for name in given.cdi_devices],
     )
-
-
-class RpcBoundary(grpc.ServerInterceptor):  # type: ignore[misc, unused-ignore] # untyped base
-    """Around every call: log context (pool threads have none of ours), and errors to gRPC
-    errors.
-    """
-
-    def __init__(self, resource: str, counters: Counters) -> None:
-        self._resource, self._counters = resource, counters
-
-    def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], grpc.RpcMethodHandler[Any, Any] | None],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> grpc.RpcMethodHandler[Any, Any] | None:
-        handler = continuation(handler_call_details)
-        if handler is None:
-            return None
-        call = handler_call_details.method.rpartition("/")[2]
-        if handler.unary_unary is not None:
-            return grpc.unary_unary_rpc_method_handler(
-                self._unary(call, handler.unary_unary),
-                request_deserializer=handler.request_deserializer,
-                response_serializer=handler.response_serializer,
-            )
-        assert handler.unary_stream is not None, "the protocol has no other kinds"
-        return grpc.unary_stream_rpc_method_handler(
-            self._stream(call, handler.unary_stream),
-            request_deserializer=handler.request_deserializer,
-            response_serializer=handler.response_serializer,
-        )
-
-    def _unary(
-        self, call: str, inner: Callable[[Any, grpc.ServicerContext], Any]
-    ) -> Callable[[Any, grpc.ServicerContext], Any]:
-        def guarded(request: Any, context: grpc.ServicerContext) -> Any:
-            with log_context(resource=self._resource, call=call):
-                try:
-                    return inner(request, context)
-                except Exception as error:  # noqa: BLE001 -- the boundary: nothing passes it
-                    self._abort(context, error)
-
-        return guarded
-
-    def _stream(
-        self, call: str, inner: Callable[[Any, grpc.ServicerContext], Iterator[Any]]
-    ) -> Callable[[Any, grpc.ServicerContext], Iterator[Any]]:
-        def guarded(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
-            with log_context(resource=self._resource, call=call):
-                try:
-                    yield from inner(request, context)
-                except Exception as error:  # noqa: BLE001 -- the boundary: nothing passes it
-                    self._abort(context, error)
-
-        return guarded
-
-    def _abort(self, context: grpc.ServicerContext, error: Exception) -> NoReturn:
-        """End the call with the error's own words; log and count it, once."""
-        log = get_logger()
-        match error:
-            case Refused():
-                code, reason, text = grpc.StatusCode.FAILED_PRECONDITION, error.reason, str(error)
-                log.info("admission rejected", reason=reason, error=text)
-            case AgentError():
-                code, reason, text = grpc.StatusCode.UNAVAILABLE, "state", str(error)
-                log.error("admission rejected", reason=reason, error=text)
-            case _:
-                code, reason = grpc.StatusCode.INTERNAL, "internal"
-                text = "internal error of nodeshare; its log has the details"
-                log.error("call failed", exc_info=error)
-        self._counters.rejections.labels(self._resource, reason).inc()
-        context.abort(code, text)

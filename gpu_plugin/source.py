@@ -7,10 +7,14 @@ round.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
+from agents.config import NodeConfig
+from agents.errors import Unavailable
 from agents.hostfs import HostFs
 from gpu_plugin.config import GpuPluginConfig
+from gpu_plugin.devices import Machine
 from gpu_plugin.nvml import Nvml
 
 
@@ -29,3 +33,28 @@ def open_nvml(section: GpuPluginConfig, host: HostFs, directory: Path) -> Nvml:
 
     state = section.simulated_state or directory / "simulated-state"
     return SimulatedNvml(load_machine(section.simulate), state, host=host)
+
+
+def on_machine(section: GpuPluginConfig, machine: str | None) -> GpuPluginConfig:
+    """The section as it would be on a described machine (a name or a file); None: as written."""
+    if machine is None:
+        return section
+    # Nothing runs on it, whatever the state file of a simulation on this node says.
+    nothing = Path(os.devnull)
+    return section.model_copy(update={"simulate": machine, "simulated_state": nothing})
+
+
+def look_once(section: GpuPluginConfig, node: NodeConfig, machine: str | None) -> Machine:
+    """This machine now, or a described one. For commands: it waits for a driver as long as that
+    takes. Raises Unavailable, ConfigError.
+    """
+    section = on_machine(section, machine)
+    nvml = open_nvml(section, node.host.host_fs(), node.state_dir / "gpu")
+    try:
+        return nvml.machine()
+    except Unavailable as error:
+        raise Unavailable(
+            str(error), remedy="or name a described machine: --machine demo"
+        ) from error
+    finally:
+        nvml.close()

@@ -7,26 +7,13 @@ What could not be learned is None, never 0 and never an empty list.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
-from gpu_plugin import units
-from gpu_plugin.devices import Machine
+from gpu_plugin.devices import LostGpu, Machine
+from gpu_plugin.holders import Holder, Holders
 from gpu_plugin.inventory import Device, DeviceKind, devices_of
 from gpu_plugin.resources import Plan, Resource, ServedDevice
-
-if TYPE_CHECKING:  # it loads gRPC, which a look at a machine does not need
-    from agents.podresources import PodDevices
-
-
-@dataclass(frozen=True, slots=True)
-class Holder:
-    """A container that holds units of one device."""
-
-    namespace: str
-    pod: str
-    container: str
-    units: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,18 +25,40 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True)
+class Offer:
+    """What one resource offers of a device. `allocated` None: unknown. `withheld` units are not
+    offered now, because no pod can use them; `reserved` never are, and are not among `units`.
+    """
+
+    resource: str
+    units: int
+    unit_memory: int
+    allocated: int | None
+    withheld: int
+    reserved: int
+
+
+@dataclass(frozen=True, slots=True)
 class DeviceStatus:
     """One device. `resource` None: no rule serves it; then it has 0 units.
 
     `kind` is gpu or mig, `profile` that of a slice. `health` is "healthy", or says what is wrong.
-    `unit_memory` is what one unit stands for. Memory is in bytes.
+    `unit_memory` is what one unit stands for. Memory is in bytes. A device of size classes has
+    several `offers`: then `resource` names them all, `unit_memory` is None, and `units` and
+    `units_allocated` are sums of blocks of several sizes.
     """
 
     uuid: str
     model: str
     kind: str
     profile: str | None
+    gpu_uuid: str
     gpu_index: int
+    minor: int
+    pci_bus_id: str
+    numa_node: int | None
+    gpu_instance: int | None
+    compute_instance: int | None
     memory_total: int
     memory_reserved: int
     memory_used: int | None
@@ -59,18 +68,20 @@ class DeviceStatus:
     unit_memory: int | None
     units_allocated: int | None
     holders: tuple[Holder, ...] | None
+    offers: tuple[Offer, ...]
     health: str
     simulated: bool
 
 
 @dataclass(frozen=True, slots=True)
 class ResourceStatus:
-    """One resource. `units` counts only what may be given out; `registered` False: see
-    `problem`.
+    """One resource. `units` counts only what may be given out, `units_withheld` what may not now
+    although its device is well; `registered` False: see `problem`.
     """
 
     name: str
     units: int
+    units_withheld: int
     units_allocated: int | None
     largest_free_block: int | None
     message_bytes: int
@@ -81,7 +92,10 @@ class ResourceStatus:
 @dataclass(frozen=True, slots=True)
 class NodeStatus:
     """Everything. `driver_version` None: no driver answered yet; `holders_known`: the kubelet's
-    podresources socket answers."""
+    podresources socket answers. `idle`: this node has no GPU. `lost` are GPUs that do not answer,
+    `unlisted` PCI addresses of some that the driver does not even list. `unmonitored` are GPUs
+    whose XID events are not heard, and why.
+    """
 
     simulated: bool
     driver_version: str | None
@@ -89,6 +103,10 @@ class NodeStatus:
     resources: tuple[ResourceStatus, ...]
     problems: tuple[str, ...]
     holders_known: bool
+    idle: bool = False
+    lost: tuple[LostGpu, ...] = ()
+    unlisted: tuple[str, ...] = ()
+    unmonitored: Mapping[str, str] = field(default_factory=dict)
 
     def document(self) -> dict[str, Any]:
         """Ready for JSON."""
@@ -104,39 +122,8 @@ EMPTY = NodeStatus(
     holders_known=False,
 )
 
-#: (resource, device) → who holds how much.
-Holders = Mapping[tuple[str, str], tuple[Holder, ...]]
-
-
-def holders_of(pods: Sequence[PodDevices]) -> Holders:
-    """Who holds units of what, of all resources whose ids have our form."""
-    found: dict[tuple[str, str], list[Holder]] = {}
-    for pod in pods:
-        for container, resources in pod.containers.items():
-            for resource, ids in resources.items():
-                for uuid, count in units.count(ids).items():
-                    holder = Holder(pod.namespace, pod.name, container, count)
-                    found.setdefault((resource, uuid), []).append(holder)
-    return {key: tuple(holders) for key, holders in found.items()}
-
-
-def held_devices(pods: Sequence[PodDevices]) -> dict[str, set[str]]:
-    """Devices of which pods hold units, by resource."""
-    found: dict[str, set[str]] = {}
-    for resource, uuid in holders_of(pods):
-        found.setdefault(resource, set()).add(uuid)
-    return found
-
-
-def held_sets(pods: Sequence[PodDevices]) -> dict[str, list[frozenset[str]]]:
-    """The exact units of each container, by resource, of all resources whose ids have our form."""
-    found: dict[str, list[frozenset[str]]] = {}
-    for pod in pods:
-        for container in pod.containers.values():
-            for resource, ids in container.items():
-                if units.count(ids):
-                    found.setdefault(resource, []).append(frozenset(ids))
-    return found
+#: Resource → device → units that can be given out now; None: unknown.
+Free = Mapping[str, Mapping[str, int] | None]
 
 
 def build(
@@ -146,82 +133,157 @@ def build(
     usage: Mapping[str, Usage],
     holders: Holders | None,
     registration: Mapping[str, str | None],
+    free: Free | None = None,
+    notes: Sequence[str] = (),
 ) -> NodeStatus:
-    """Join what is known. `registration` is the problem by resource, None: registered; `holders`
+    """Join what is known. `plan` as it is offered (`capacity.offered`); `free` is what can be
+    given out of it now. `registration` is the problem by resource, None: registered;
+    `notes` are further problems; `holders`
     None: podresources does not answer.
     """
-    served = {s.device.uuid: (r, s) for r in plan.resources for s in r.devices}
-    devices = [s.device for _, s in served.values()]
+    served: dict[str, list[tuple[Resource, ServedDevice]]] = {}
+    for resource in plan.resources:
+        for one in resource.devices:
+            served.setdefault(one.device.uuid, []).append((resource, one))
+    devices = [offers[0][1].device for offers in served.values()]
     known = {device.uuid for device in devices}
     simulated = machine is not None and machine.simulated
     if machine is not None:
         devices += [device for device in devices_of(machine) if device.uuid not in known]
     devices.sort(key=lambda d: (d.gpu_index, d.gpu_instance or 0, d.compute_instance or 0))
     rows = tuple(
-        _device(device, served.get(device.uuid), usage.get(device.uuid), holders, simulated)
+        _device(device, served.get(device.uuid, ()), usage.get(device.uuid), holders, simulated)
         for device in devices
     )
-    lost = [f"GPU {gpu.index} is lost: {gpu.reason}" for gpu in (machine.lost if machine else ())]
+    lost = machine.lost if machine else ()
+    demands = [
+        f"GPU {gpu.index} ({gpu.uuid}): the driver asks for {gpu.demand}"
+        for gpu in (machine.gpus if machine else ())
+        if gpu.demand is not None
+    ]
     return NodeStatus(
         simulated=simulated,
         driver_version=None if machine is None else machine.driver_version,
         devices=rows,
         resources=tuple(
-            _resource(r, rows, registration.get(r.name, "the agent does not run"))
+            _resource(
+                r,
+                holders,
+                (free or {}).get(r.name),
+                registration.get(r.name, "the agent does not run"),
+            )
             for r in plan.resources
         ),
-        problems=(*(problem.text for problem in plan.problems), *lost),
+        problems=(
+            *(problem.text for problem in plan.problems),
+            *map(_loss, lost),
+            *demands,
+            *notes,
+        ),
         holders_known=holders is not None,
+        lost=lost,
+    )
+
+
+def with_driver(
+    found: NodeStatus, *, idle: bool, unmonitored: Mapping[str, str], unlisted: Sequence[str]
+) -> NodeStatus:
+    """With what is known of the driver beside the machine."""
+    problems = [f"{address} is an NVIDIA GPU that the driver does not list" for address in unlisted]
+    return replace(
+        found,
+        idle=idle,
+        unmonitored=dict(unmonitored),
+        unlisted=tuple(unlisted),
+        problems=(*found.problems, *problems),
     )
 
 
 def _device(
     device: Device,
-    served: tuple[Resource, ServedDevice] | None,
+    served: Sequence[tuple[Resource, ServedDevice]],
     usage: Usage | None,
     holders: Holders | None,
     simulated: bool,
 ) -> DeviceStatus:
-    resource, offer = served if served is not None else (None, None)
-    mine: tuple[Holder, ...] | None = ()
-    if holders is None:
-        mine = None
-    elif resource is not None:
-        mine = holders.get((resource.name, device.uuid), ())
+    offers = tuple(_offer(resource, one, holders) for resource, one in served)
+    unhealthy = next((one.unhealthy for _, one in served if one.unhealthy), None)
+    mine: tuple[Holder, ...] | None = None
+    if holders is not None:
+        mine = tuple(
+            holder for offer in offers for holder in holders.get((offer.resource, device.uuid), ())
+        )
     return DeviceStatus(
         uuid=device.uuid,
         model=device.model,
         kind="mig" if device.kind is DeviceKind.MIG else "gpu",
         profile=device.profile,
+        gpu_uuid=device.gpu_uuid,
         gpu_index=device.gpu_index,
+        minor=device.minor,
+        pci_bus_id=device.pci_bus_id,
+        numa_node=device.numa_node,
+        gpu_instance=device.gpu_instance,
+        compute_instance=device.compute_instance,
         memory_total=device.memory_total,
         memory_reserved=device.memory_reserved,
         memory_used=usage.memory_used if usage else None,
         processes=usage.processes if usage else None,
-        resource=resource.name if resource else None,
-        units=offer.units if offer else 0,
-        unit_memory=resource.unit_memory(offer) if resource and offer else None,
+        resource=", ".join(offer.resource for offer in offers) or None,
+        units=sum(offer.units for offer in offers),
+        unit_memory=offers[0].unit_memory if len(offers) == 1 else None,
         units_allocated=None if mine is None else sum(holder.units for holder in mine),
         holders=mine,
-        health=(offer.unhealthy if offer else None) or "healthy",
+        offers=offers,
+        health=unhealthy or "healthy",
         simulated=simulated,
     )
 
 
+def _offer(resource: Resource, served: ServedDevice, holders: Holders | None) -> Offer:
+    return Offer(
+        resource=resource.name,
+        units=served.units,
+        unit_memory=resource.unit_memory(served),
+        allocated=_allocated(resource.name, served.device.uuid, holders),
+        withheld=len(served.withheld),
+        reserved=served.reserved,
+    )
+
+
+def _loss(gpu: LostGpu) -> str:
+    name = "" if gpu.uuid is None else f" ({gpu.uuid})"
+    return f"GPU {gpu.index}{name} is lost: {gpu.reason}"
+
+
+def _allocated(resource: str, uuid: str, holders: Holders | None) -> int | None:
+    if holders is None:
+        return None
+    return sum(holder.units for holder in holders.get((resource, uuid), ()))
+
+
 def _resource(
-    resource: Resource, rows: Sequence[DeviceStatus], problem: str | None
+    resource: Resource,
+    holders: Holders | None,
+    free: Mapping[str, int] | None,
+    problem: str | None,
 ) -> ResourceStatus:
-    mine = [row for row in rows if row.resource == resource.name]
-    healthy = [row for row in mine if row.health == "healthy"]
-    allocated = [row.units_allocated for row in mine if row.units_allocated is not None]
-    free = [row.units - row.units_allocated for row in healthy if row.units_allocated is not None]
-    known = len(allocated) == len(mine)
+    uuids = [served.device.uuid for served in resource.devices]
+    healthy = [served for served in resource.devices if served.unhealthy is None]
+    allocated = [_allocated(resource.name, uuid, holders) for uuid in uuids]
+    withheld = sum(len(served.withheld) for served in healthy)
     return ResourceStatus(
         name=resource.name,
-        units=sum(row.units for row in healthy),
-        units_allocated=sum(allocated) if known else None,
-        largest_free_block=max(free, default=0) if known else None,
+        units=sum(served.units for served in healthy) - withheld,
+        units_withheld=withheld,
+        units_allocated=None if holders is None else sum(count or 0 for count in allocated),
+        largest_free_block=None if free is None else largest_block(resource, free),
         message_bytes=resource.message_bytes,
         registered=problem is None,
         problem=problem,
     )
+
+
+def largest_block(resource: Resource, free: Mapping[str, int]) -> int:
+    """The largest request that one device can take, with so much free on each."""
+    return min(max(free.values(), default=0), resource.most_units)

@@ -27,12 +27,16 @@ _COLUMNS = (
 def tables(status: Status) -> Sequence[Table]:
     """One table of all devices; nothing before the first look at them."""
     devices = status.get("devices") or ()
-    problems = [str(problem) for problem in status.get("problems") or ()]
-    if not devices and not problems:
+    notes = [str(problem) for problem in status.get("problems") or ()]
+    if status.get("idle"):
+        notes.append("no NVIDIA GPU on this node")
+    if deaf := status.get("unmonitored"):
+        notes.append(f"XID events are not heard of {', '.join(deaf)}")
+    if not devices and not notes:
         return ()
     title = "GPUs (SIMULATED: no real device)" if status.get("simulated") else "GPUs"
     rows = [_row(device) for device in devices]
-    return (Table(title, _COLUMNS, rows, "; ".join(problems), measured=frozenset({"used"})),)
+    return (Table(title, _COLUMNS, rows, "; ".join(notes), measured=frozenset({"used"})),)
 
 
 def _row(device: Mapping[str, Any]) -> tuple[str, ...]:
@@ -42,16 +46,31 @@ def _row(device: Mapping[str, Any]) -> tuple[str, ...]:
         size(device.get("memory_used")),
         size(device.get("memory_total")),
         text(device.get("resource")),
-        text(device.get("units")),
-        text(device.get("units_allocated")),
-        _holders(device.get("holders")),
+        _by_offer(device, "units", "units"),
+        _by_offer(device, "units_allocated", "allocated"),
+        _holders(device),
         text(device.get("health")),
     )
 
 
-def _holders(holders: Sequence[Mapping[str, Any]] | None) -> str:
-    if not holders:
-        return UNKNOWN
+def _by_offer(device: Mapping[str, Any], key: str, of_offer: str) -> str:
+    """The number of the device, or that of each resource where it serves several."""
+    offers = device.get("offers") or ()
+    if len(offers) < 2:
+        return text(device.get(key))
     return ", ".join(
-        f"{holder.get('namespace')}/{holder.get('pod')} {holder.get('units')}" for holder in holders
+        f"{_short(offer.get('resource'))} {text(offer.get(of_offer))}" for offer in offers
     )
+
+
+def _holders(device: Mapping[str, Any]) -> str:
+    def of(holder: Mapping[str, Any]) -> str:
+        what = f" {_short(holder.get('resource'))}" if several else ""
+        return f"{holder.get('namespace')}/{holder.get('pod')}{what} {holder.get('units')}"
+
+    several = len(device.get("offers") or ()) > 1
+    return ", ".join(map(of, device.get("holders") or ())) or UNKNOWN
+
+
+def _short(resource: object) -> str:
+    return str(resource).rpartition("/")[2]

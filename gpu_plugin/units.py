@@ -6,6 +6,8 @@ dcgm-exporter understands this form, so pods are labelled there without code of 
 
 from __future__ import annotations
 
+import functools
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 
 from agents.errors import AgentError
@@ -37,9 +39,56 @@ def group(ids: Iterable[str]) -> dict[str, set[int]]:
     return {uuid: _numbers(uuid, found) for uuid, found in texts.items()}
 
 
+def sort_out(ids: Iterable[str], uuids: Iterable[str]) -> dict[str, list[str]]:
+    """The ids by device, of these devices: each where alone it can belong. Whether it does, only
+    `numbers` tells; so an id of another device may be anywhere.
+
+    For the kubelet's lists of all that is free, of which most numbers never matter.
+    """
+    # The hot path: up to 70,000 ids in each call. One character of an id, chosen where the UUIDs
+    # differ most, costs half of what a piece of the id costs, because Python keeps those ready.
+    found: dict[str, list[str]] = {}
+    left = [(list(ids), tuple(uuids))]
+    while left:
+        mine, candidates = left.pop()
+        if len(candidates) < 2:
+            found |= {uuid: mine for uuid in candidates if mine}
+            continue
+        place = _telling_place(candidates)
+        by_character: dict[str, list[str]] = defaultdict(list)
+        try:
+            for text in mine:
+                by_character[text[place]].append(text)
+        except IndexError:
+            left.append(([text for text in mine if len(text) > place], candidates))
+            continue
+        groups: dict[str, list[str]] = {}
+        for uuid in candidates:
+            groups.setdefault((uuid + SEPARATOR)[place], []).append(uuid)
+        left += [(by_character.get(one, []), tuple(group)) for one, group in groups.items()]
+    return found
+
+
+@functools.lru_cache(maxsize=1024)
+def _telling_place(uuids: tuple[str, ...]) -> int:
+    """The position in ids of these devices at which they differ most; there is one."""
+    columns = zip(*(uuid + SEPARATOR for uuid in uuids), strict=False)
+    return max(enumerate(columns), key=lambda column: (len(set(column[1])), -column[0]))[0]
+
+
+def numbers(uuid: str, ids: Iterable[str]) -> set[int]:
+    """The numbers of those ids that are of this device. Raises AgentError for one that has its
+    UUID, and is no unit.
+    """
+    prefix = uuid + SEPARATOR
+    start = len(prefix)
+    texts = [text[start:] for text in ids if text.startswith(prefix)]
+    return _numbers(uuid, texts) if texts else set()
+
+
 def count(ids: Iterable[str]) -> dict[str, int]:
     """How many units of each device; ids of another form are passed over."""
-    return {uuid: len(numbers) for uuid, numbers in group(filter(_ours, ids)).items()}
+    return {uuid: len(numbers) for uuid, numbers in group(filter(is_ours, ids)).items()}
 
 
 def ungroup(grouped: Mapping[str, Iterable[int]]) -> tuple[str, ...]:
@@ -81,6 +130,6 @@ def _is_number(text: str) -> bool:
     return text.isascii() and text.isdigit()
 
 
-def _ours(text: str) -> bool:
+def is_ours(text: str) -> bool:
     uuid, _, number = text.rpartition(SEPARATOR)
     return bool(uuid) and _is_number(number)

@@ -8,9 +8,8 @@ C library that reads the same two files.
 from __future__ import annotations
 
 import math
-import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from agents.errors import AgentError
@@ -23,30 +22,24 @@ from gpu_plugin.devices import (
     Memory,
     MemoryLimits,
     MigSlice,
+    Outline,
     ProcessKind,
     Utilisation,
     XidEvent,
 )
-from gpu_plugin.nvml import (
-    DeviceIsGone,
-    GpuIsLost,
-    NoSuchCgroup,
-    NotPermitted,
-    NotSupported,
-    NvmlUnavailable,
-)
+from gpu_plugin.nvml import DeviceIsGone, DriverIsGone, NoSuchCgroup, NotSupported
 from gpu_plugin.simulated.description import (
     MigMode,
     SimulatedGpu,
     SimulatedMachine,
     SimulatedSlice,
 )
-from gpu_plugin.simulated.state import Hold, SimulatedState, State, StateReader
-
-Device = SimulatedGpu | SimulatedSlice
+from gpu_plugin.simulated.door import Device, Door
+from gpu_plugin.simulated.happenings import Hold, State
+from gpu_plugin.simulated.state import SimulatedState, StateReader
 
 #: How often a wait for an event looks at the state file.
-_EVENT_POLL_S = 0.1
+_EVENT_POLL_S = 0.25
 
 _PROCESS_LISTS = {
     ProcessKind.COMPUTE: "nvmlDeviceGetComputeRunningProcesses",
@@ -63,33 +56,45 @@ class SimulatedNvml:
     ) -> None:
         self._machine = machine
         self._host = host or HostFs()
-        self._reader = StateReader(state)
+        self._door = Door(machine, StateReader(state))
         self._writer = SimulatedState(state, proc=self._host.proc)
-        self._devices: dict[str, Device] = {gpu.uuid: gpu for gpu in machine.gpus}
-        self._devices |= {each.uuid: each for gpu in machine.gpus for each in gpu.slices}
-        self._told: set[str] = set()
-        self._next_xid: int | None = None
-        self._closed = threading.Event()
+        self._told: dict[int, str] = {}
+        self._events_of: int | None = None
+        self._next_xid = 0
+        self._unmonitored: dict[str, str] = {}
+
+    def outline(self) -> Outline:
+        self._door.enter("nvmlDeviceGetCount_v2")
+        version, session = self._machine.driver_version, self._door.session
+        return Outline(version, len(self._door.gpus), session, simulated=True)
+
+    def gpu(self, index: int) -> Gpu | LostGpu:
+        try:
+            gpu = self._door.gpus[index]
+            state = self._door.enter("nvmlDeviceGetUUID", gpu)
+            self._told[index] = gpu.uuid
+            return self._gpu(gpu, state)
+        except IndexError:
+            return LostGpu(index, self._told.get(index), f"there is no GPU {index} any more")
+        except DriverIsGone:
+            raise
+        except AgentError as error:
+            return LostGpu(index, self._told.get(index), str(error))
 
     def machine(self) -> Machine:
-        self._enter("nvmlDeviceGetCount_v2")
-        gpus: list[Gpu] = []
-        lost: list[LostGpu] = []
-        for gpu in self._machine.gpus:
-            try:
-                gpus.append(self._gpu(gpu))
-            except AgentError as error:
-                told = gpu.uuid if gpu.uuid in self._told else None
-                lost.append(LostGpu(gpu.index, told, str(error)))
-        return Machine(self._machine.driver_version, tuple(gpus), tuple(lost), simulated=True)
+        outline = self.outline()
+        return outline.machine([self.gpu(index) for index in range(outline.gpus)])
+
+    def reopen(self) -> None:
+        self._door.reopen()
 
     def memory(self, uuid: str) -> Memory:
-        device = self._device(uuid)
+        device = self._door.device(uuid)
         try:
-            state = self._enter("nvmlDeviceGetMemoryInfo_v2", device)
+            state = self._door.enter("nvmlDeviceGetMemoryInfo_v2", device)
             reserved = device.reserved
         except NotSupported:
-            state = self._enter("nvmlDeviceGetMemoryInfo", device)
+            state = self._door.enter("nvmlDeviceGetMemoryInfo", device)
             reserved = 0
         usable = device.memory - device.reserved
         used = min(usable, sum(_used_by_pid(hold for hold, _ in self._holds(state, device))))
@@ -98,7 +103,7 @@ class SimulatedNvml:
         return Memory(total=device.memory, reserved=reserved, used=seen, free=usable - used)
 
     def processes(self, uuid: str) -> tuple[GpuProcess, ...]:
-        device = self._device(uuid)
+        device = self._door.device(uuid)
         processes = set()
         for kind, name in _PROCESS_LISTS.items():
             for hold, of_slice in self._listed(kind, name, device):
@@ -108,9 +113,9 @@ class SimulatedNvml:
         return tuple(sorted(processes, key=_order))
 
     def utilisation(self, uuid: str) -> Utilisation:
-        device = self._device(uuid)
+        device = self._door.device(uuid)
         try:
-            state = self._enter("nvmlDeviceGetUtilizationRates", device)
+            state = self._door.enter("nvmlDeviceGetUtilizationRates", device)
         except NotSupported:
             return Utilisation(None, None)
         if isinstance(device, SimulatedSlice) or device.mig is MigMode.ENABLED:
@@ -121,34 +126,39 @@ class SimulatedNvml:
     def wait_event(self, timeout_s: float) -> XidEvent | None:
         deadline = time.monotonic() + timeout_s
         while True:
-            xids = self._enter("nvmlEventSetWait_v2").xids
-            if self._next_xid is None:
-                self._next_xid = len(xids)
+            xids = self._door.enter("nvmlEventSetWait_v2").xids
+            if self._events_of != (session := self._door.session):
+                self._register()
+                first = len(xids) if self._events_of is None else self._door.first_xid
+                self._next_xid = max(self._next_xid, first)
+                self._events_of = session
             while self._next_xid < len(xids):
                 self._next_xid += 1
                 if event := self._event(*xids[self._next_xid - 1]):
                     return event
             left = deadline - time.monotonic()
-            if left <= 0 or self._closed.wait(min(left, _EVENT_POLL_S)):
+            if left <= 0 or self._door.closed.wait(min(left, _EVENT_POLL_S)):
                 return None
+
+    def unmonitored(self) -> Mapping[str, str]:
+        lost = dict.fromkeys(self._door.lost, "lost")
+        return self._unmonitored | lost
 
     def memory_limits(self, uuid: str, cgroup: str) -> MemoryLimits:
         device = self._limitable(uuid, cgroup)
-        state = self._enter("nvmlDeviceGetMemoryLimits_v1", device)
+        state = self._door.enter("nvmlDeviceGetMemoryLimits_v1", device)
         soft, hard = state.limits.get((uuid, cgroup), (None, None))
         inside = (hold for hold, _ in self._holds(state, device) if self._in(hold.pid, cgroup))
         return MemoryLimits(soft, hard, sum(_used_by_pid(inside)))
 
     def set_memory_limits(self, uuid: str, cgroup: str, limits: MemoryLimits) -> None:
-        self._enter("nvmlDeviceSetMemoryLimits_v1", self._limitable(uuid, cgroup))
+        self._door.enter("nvmlDeviceSetMemoryLimits_v1", self._limitable(uuid, cgroup))
         self._writer.limit(uuid, cgroup, soft=limits.soft or None, hard=limits.hard)
 
     def close(self) -> None:
-        self._closed.set()
+        self._door.closed.set()
 
-    def _gpu(self, gpu: SimulatedGpu) -> Gpu:
-        state = self._enter("nvmlDeviceGetUUID", gpu)
-        self._told.add(gpu.uuid)
+    def _gpu(self, gpu: SimulatedGpu, state: State) -> Gpu:
         return Gpu(
             uuid=gpu.uuid,
             index=gpu.index,
@@ -168,46 +178,33 @@ class SimulatedNvml:
                     memory=self.memory(each.uuid),
                 )
                 for each in sorted(gpu.slices, key=lambda each: each.index)
-                if each.uuid not in state.removed and each.compute_slices == each.gpu_slices
+                if each.compute_slices == each.gpu_slices
             ),
+            demand=state.demands.get(gpu.uuid),
         )
 
-    def _device(self, uuid: str) -> Device:
-        if (device := self._devices.get(uuid)) is None:
-            raise DeviceIsGone(f"no device has the UUID {uuid}")
-        return device
-
-    def _enter(self, symbol: str, device: Device | None = None) -> State:
-        """What happens at the door of every NVML function: delays, and whatever may be wrong."""
-        if self._closed.is_set():
-            raise NvmlUnavailable("this driver was closed")
-        state = self._reader.read()
-        if delay_ms := state.slow_ms.get(symbol, state.slow_ms.get("*", 0)):
-            threading.Event().wait(delay_ms / 1000)
-            state = self._reader.read()
-        if not state.loaded:
-            raise NvmlUnavailable("the simulated driver is not loaded", remedy="reload it")
-        if device is not None:
-            self._check(device, state)
-        if symbol in state.missing:
-            raise NotSupported(f"the simulated driver has no {symbol}")
-        if symbol in state.denied:
-            raise NotPermitted(f"no permission to call {symbol} on the simulated driver")
-        return state
-
-    def _check(self, device: Device, state: State) -> None:
-        gpu = device.uuid if isinstance(device, SimulatedGpu) else device.parent_uuid
-        if gpu != device.uuid and device.uuid in state.removed:
-            raise DeviceIsGone(f"no device has the UUID {device.uuid} any more")
-        if gpu in state.lost:
-            raise GpuIsLost(f"{gpu} does not answer: GPU is lost")
+    def _register(self) -> None:
+        """For events, in a new session. Raises NotSupported when no GPU tells of any."""
+        unmonitored: dict[str, str] = {}
+        for gpu in self._door.gpus:
+            try:
+                state = self._door.enter("nvmlDeviceRegisterEvents", gpu)
+                if gpu.uuid in state.deaf:
+                    raise NotSupported(f"{gpu.uuid}: the simulated GPU tells of no events")
+            except DriverIsGone:
+                raise
+            except AgentError as error:
+                unmonitored[gpu.uuid] = str(error)
+        self._unmonitored = unmonitored
+        if len(unmonitored) == len(self._door.gpus):
+            raise NotSupported("no simulated GPU tells of events")
 
     def _holds(
         self, state: State, device: Device, kind: ProcessKind | None = None
     ) -> Iterator[tuple[Hold, SimulatedSlice | None]]:
         """What living processes hold on the device; for a GPU, also on its slices."""
         slices = device.slices if isinstance(device, SimulatedGpu) else (device,)
-        of_slice = {each.uuid: each for each in slices if each.uuid not in state.removed}
+        of_slice = {each.uuid: each for each in slices}
         for hold in tuple(state.holds.values()):
             mine = hold.uuid == device.uuid or hold.uuid in of_slice
             if mine and kind in (None, *hold.kinds) and hold.alive(self._host.proc):
@@ -218,10 +215,10 @@ class SimulatedNvml:
     ) -> Iterator[tuple[Hold, SimulatedSlice | None]]:
         """Without either form of a list: no graphics, no MPS, and no telling about compute."""
         try:
-            state = self._enter(f"{name}_v3", device)
+            state = self._door.enter(f"{name}_v3", device)
         except NotSupported:
             try:
-                state = self._enter(f"{name}_v2", device)
+                state = self._door.enter(f"{name}_v2", device)
             except NotSupported:
                 if kind is ProcessKind.COMPUTE:
                     raise
@@ -229,17 +226,18 @@ class SimulatedNvml:
         return self._holds(state, device, kind)
 
     def _event(self, uuid: str, xid: int) -> XidEvent | None:
-        match self._devices.get(uuid):
-            case SimulatedSlice() as each:
-                ids = (each.gpu_instance, each.compute_instance)
-                return XidEvent(each.parent_uuid, xid, *ids)
-            case SimulatedGpu():
-                return XidEvent(uuid, xid)
-            case None:
-                return None
+        try:
+            device = self._door.device(uuid)
+        except DeviceIsGone:
+            return None
+        if isinstance(device, SimulatedSlice):
+            event = XidEvent(device.parent_uuid, xid, device.gpu_instance, device.compute_instance)
+        else:
+            event = XidEvent(uuid, xid)
+        return None if event.uuid in self._unmonitored else event
 
     def _limitable(self, uuid: str, cgroup: str) -> Device:
-        device = self._device(uuid)
+        device = self._door.device(uuid)
         mig = isinstance(device, SimulatedSlice) or device.mig is MigMode.ENABLED
         if not self._machine.memory_limits or mig:
             raise NotSupported(f"{uuid}: the simulated driver cannot limit memory by cgroup")

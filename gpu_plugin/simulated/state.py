@@ -12,8 +12,14 @@ one blank; `-` stands for "none"; a device is the UUID of a GPU or a slice; memo
     release <device|*> <pid>           it holds no more
     utilisation <gpu> <gpu %> <memory %>
     lose <gpu> | recover <gpu>         fallen off the bus | back
+    unplug <gpu> | plug <gpu>          not in the list of GPUs any more | again
+    demand <gpu> <word>                the driver wants a reset, a reboot, ... (`DEMANDS`); nothing
     xid <device> <code>                a critical error, seen once by whoever waits for events
+    deaf <gpu> | hearing <gpu>         it tells of no events | it does again
     remove <slice> | restore <slice>   the MIG geometry changes
+    make <gpu> <slice> <gpu instance> <compute instance> <bytes> <profile>   a new slice
+    mig <gpu> on|off                   its slices are there only while MIG is on
+    hang <gpu> <milliseconds>          every call about it takes that long; 0: no more
     slow <symbol|*> <milliseconds>     an NVML function takes that long; 0: no more
     missing <symbol> | present <symbol>   the driver lacks an NVML function (NVML's own names)
     deny <symbol> | permit <symbol>    insufficient permissions
@@ -29,127 +35,15 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator
+from dataclasses import astuple
 from pathlib import Path
 
 from agents import hostfs
 from agents.errors import Unavailable
 from agents.processes import identify
 from gpu_plugin.devices import ProcessKind
-
-
-@dataclass(frozen=True, slots=True)
-class Hold:
-    """Memory that one process holds on one device. `used` None: the driver cannot tell."""
-
-    uuid: str
-    pid: int
-    start_ticks: int | None
-    used: int | None
-    kinds: tuple[ProcessKind, ...]
-
-    def alive(self, proc: Path) -> bool:
-        """Whether the process is still the one that took the memory."""
-        key = identify(proc, self.pid)
-        return key is not None and self.start_ticks in (None, key.start_ticks)
-
-
-@dataclass(slots=True)
-class State:
-    """All lines so far. `xids` only grows, so that a reader can keep its place in it."""
-
-    holds: dict[tuple[str, int], Hold] = field(default_factory=dict)
-    utilisation: dict[str, tuple[int, int]] = field(default_factory=dict)
-    lost: set[str] = field(default_factory=set)
-    removed: set[str] = field(default_factory=set)
-    slow_ms: dict[str, int] = field(default_factory=dict)
-    missing: set[str] = field(default_factory=set)
-    denied: set[str] = field(default_factory=set)
-    limits: dict[tuple[str, str], tuple[int | None, int | None]] = field(default_factory=dict)
-    loaded: bool = True
-    xids: list[tuple[str, int]] = field(default_factory=list)
-
-    def apply(self, line: str) -> None:
-        """One line of the file; one that makes no sense changes nothing."""
-        verb, _, rest = line.partition(" ")
-        try:
-            if action := _VERBS.get(verb):
-                action(self, rest)
-        except (ValueError, KeyError):
-            return  # half a line of a writer that died, or a newer writer's
-
-
-def _hold(state: State, rest: str) -> None:
-    uuid, pid, start, used, kinds = rest.split(" ")
-    state.holds[uuid, int(pid)] = Hold(
-        uuid, int(pid), _number(start), _number(used), tuple(map(ProcessKind, kinds.split("+")))
-    )
-
-
-def _release(state: State, rest: str) -> None:
-    uuid, pid = rest.split(" ")
-    for key in [key for key in state.holds if key[1] == int(pid) and uuid in ("*", key[0])]:
-        del state.holds[key]
-
-
-def _utilisation(state: State, rest: str) -> None:
-    uuid, gpu, memory = rest.split(" ")
-    state.utilisation[uuid] = (int(gpu), int(memory))
-
-
-def _xid(state: State, rest: str) -> None:
-    uuid, code = rest.split(" ")
-    state.xids.append((uuid, int(code)))
-
-
-def _slow(state: State, rest: str) -> None:
-    symbol, milliseconds = rest.split(" ")
-    state.slow_ms[symbol] = int(milliseconds)
-
-
-def _limit(state: State, rest: str) -> None:
-    uuid, soft, hard, cgroup = rest.split(" ", 3)
-    state.limits[uuid, cgroup] = (_number(soft), _number(hard))
-
-
-def _reload(state: State, _: str) -> None:
-    state.loaded = True
-
-
-def _unload(state: State, _: str) -> None:
-    state.loaded = False
-
-
-def _clear(state: State, _: str) -> None:
-    fresh = State(xids=state.xids)
-    for name in State.__slots__:
-        setattr(state, name, getattr(fresh, name))
-
-
-def _number(word: str) -> int | None:
-    return None if word == "-" else int(word)
-
-
-_VERBS: dict[str, Callable[[State, str], None]] = {
-    "hold": _hold,
-    "release": _release,
-    "utilisation": _utilisation,
-    "lose": lambda state, rest: state.lost.add(rest),
-    "recover": lambda state, rest: state.lost.discard(rest),
-    "xid": _xid,
-    "remove": lambda state, rest: state.removed.add(rest),
-    "restore": lambda state, rest: state.removed.discard(rest),
-    "slow": _slow,
-    "missing": lambda state, rest: state.missing.add(rest),
-    "present": lambda state, rest: state.missing.discard(rest),
-    "deny": lambda state, rest: state.denied.add(rest),
-    "permit": lambda state, rest: state.denied.discard(rest),
-    "limit": _limit,
-    "unload": _unload,
-    "reload": _reload,
-    "clear": _clear,
-}
+from gpu_plugin.simulated.happenings import Made, State
 
 
 class StateReader:
@@ -175,7 +69,7 @@ class StateReader:
         except FileNotFoundError:
             return
         if stat.st_ino != self._inode or stat.st_size < self._offset:
-            self._state = State(xids=self._state.xids)
+            self._state = State(xids=self._state.xids, loads=self._state.loads)
             self._inode, self._offset = stat.st_ino, 0
         if stat.st_size == self._offset:
             return
@@ -219,8 +113,29 @@ class SimulatedState:
     def recover(self, uuid: str) -> None:
         self._append("recover", uuid)
 
+    def unplug(self, uuid: str, *, unplugged: bool = True) -> None:
+        self._append("unplug" if unplugged else "plug", uuid)
+
+    def demand(self, uuid: str, word: str) -> None:
+        """One of `DEMANDS`, or `nothing`."""
+        self._append("demand", uuid, word)
+
     def xid(self, uuid: str, code: int) -> None:
         self._append("xid", uuid, code)
+
+    def deafen(self, uuid: str, *, deaf: bool = True) -> None:
+        self._append("deaf" if deaf else "hearing", uuid)
+
+    def hang(self, uuid: str, milliseconds: int) -> None:
+        """Every call about this GPU (or one of its slices) takes that long."""
+        self._append("hang", uuid, milliseconds)
+
+    def switch_mig(self, uuid: str, *, on: bool) -> None:
+        self._append("mig", uuid, "on" if on else "off")
+
+    def make(self, slice_: Made) -> None:
+        """A new MIG slice."""
+        self._append("make", *astuple(slice_))
 
     def remove(self, uuid: str) -> None:
         """Take a MIG slice away."""

@@ -4,124 +4,13 @@
 from __future__ import annotations
 
 import json
-import shutil
 import signal
-import socket
-import subprocess
-import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
-import pytest
-
-from agents.standin.kubelet import Behaviour, EmbeddedKubelet, PodStatus
-from agents.standin.pods import ContainerSpec, PodPhase, PodSpec
-from gpu_plugin.simulated.description import load_machine
-from gpu_plugin.simulated.state import SimulatedState
-from tests.fakes.runtime import FakeRuntime
-
-SHARED, SMALL = "nodeshare/gpu-memory", "nodeshare/mig-1g.10gb"
-LIMIT_S = 20.0
-
-CONFIG = """
-node:
-  run_dir: {0}/run
-  state_dir: {0}/state
-  kubelet_dir: {0}/kubelet
-  cri_socket: {0}/cri.sock
-  metrics: {{address: 127.0.0.1, ports: {{gpu_plugin: 0, fuse_mounter: 0, lxcfs_helper: 0}}}}
-  status: {{ports: {{gpu_plugin: 0, fuse_mounter: 0, lxcfs_helper: 0}}}}
-gpu_plugin:
-  simulate: demo
-  simulated_state: {0}/gpu-state
-  resources:
-    - {{name: nodeshare/gpu-memory, select: {{mig: none}}, chunk: {1}}}
-    - {{name: "nodeshare/mig-1g.10gb", select: {{mig: ["1g.10gb"]}}, exclusive: true}}
-"""
-
-
-class Agent:
-    """The real command, and its status document."""
-
-    def __init__(self, directory: Path, chunk: str = "1GiB") -> None:
-        self.directory = directory
-        self.config = directory / "config.yaml"
-        self.config.write_text(CONFIG.format(directory, chunk))
-        self.process = self._start()
-
-    def _start(self) -> subprocess.Popen[bytes]:
-        with (self.directory / "agent.log").open("ab") as log:
-            command = [sys.executable, "-m", "agents.cli", "run", "gpu", "--config"]
-            return subprocess.Popen([*command, str(self.config)], stdout=log, stderr=log)
-
-    def status(self) -> dict[str, Any]:
-        with socket.socket(socket.AF_UNIX) as client:
-            client.settimeout(5)
-            client.connect(str(self.directory / "run/gpu.sock"))
-            client.sendall(b"GET /status.json HTTP/1.0\r\n\r\n")
-            answer = b"".join(iter(lambda: client.recv(65536), b""))
-        document = json.loads(answer.partition(b"\r\n\r\n")[2])
-        assert isinstance(document, dict)
-        return document
-
-    def device(self, uuid: str) -> dict[str, Any]:
-        found = [device for device in self.status()["devices"] if device["uuid"] == uuid]
-        assert len(found) == 1
-        return dict(found[0])
-
-    def end(self, number: signal.Signals) -> int:
-        self.process.send_signal(number)
-        return self.process.wait(10)
-
-    def restart(self) -> None:
-        self.process = self._start()
-
-
-class Node:
-    """A kubelet without containers' processes, and an agent."""
-
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        self.machine = load_machine("demo")
-        self.state = SimulatedState(directory / "gpu-state")
-        self.runtime = FakeRuntime()
-        self.kubelet = EmbeddedKubelet(directory / "kubelet", self.runtime)
-        self.agents: list[Agent] = []
-
-    def agent(self, **options: str) -> Agent:
-        self.agents.append(Agent(self.directory, **options))
-        return self.agents[-1]
-
-    def close(self) -> None:
-        for agent in self.agents:
-            agent.process.kill()
-            agent.process.wait(10)
-        self.kubelet.stop()
-
-    def until(self, condition: Callable[[], bool]) -> None:
-        assert self.kubelet.wait_for(condition, LIMIT_S), (self.directory / "agent.log").read_text()
-
-    def allocatable(self, resource: str) -> int:
-        known = self.kubelet.resources().get(resource)
-        return known.allocatable if known else 0
-
-    def admit(self, name: str, **resources: int) -> PodStatus:
-        wanted = {{"shared": SHARED, "small": SMALL}[key]: size for key, size in resources.items()}
-        container = ContainerSpec("main", ["sleep", "1"], resources=wanted)
-        return self.kubelet.admit(PodSpec(name, [container]))
-
-
-@pytest.fixture
-def node() -> Iterator[Node]:
-    # Short: a socket's path has at most 107 bytes.
-    directory = Path(tempfile.mkdtemp(prefix="nsgpu"))
-    made = Node(directory)
-    yield made
-    made.close()
-    shutil.rmtree(directory)
+from agents.standin.kubelet import Behaviour
+from agents.standin.pods import PodPhase
+from tests.fakes.gpu_node import LIMIT_S, SHARED, SMALL, Node
 
 
 def test_a_pod_gets_one_gpu_and_its_identity(node: Node) -> None:
@@ -156,8 +45,14 @@ def test_a_pod_gets_one_gpu_and_its_identity(node: Node) -> None:
 
     node.until(lambda: agent.device(gpu)["units_allocated"] == 28)
     assert agent.device(gpu)["holders"] == [
-        {"namespace": "default", "pod": "ada", "container": "main", "units": 8},
-        {"namespace": "default", "pod": "grace", "container": "main", "units": 20},
+        {"namespace": "default", "pod": "ada", "container": "main", "resource": SHARED, "units": 8},
+        {
+            "namespace": "default",
+            "pod": "grace",
+            "container": "main",
+            "resource": SHARED,
+            "units": 20,
+        },
     ]
     assert agent.status()["ready"] is True
 

@@ -12,6 +12,7 @@ from agents.hostfs import PROC
 from gpu_plugin.allocation import Share, SharedDevice
 from gpu_plugin.cleanup import Cleaner, mounted_names
 from gpu_plugin.identity import Allocations
+from gpu_plugin.ledger import Ledger, held
 
 SHARE = Share("nodeshare/gpu-memory", (SharedDevice("GPU-1", "V100", None, (0,), 1),), True)
 
@@ -33,6 +34,23 @@ def container(directory: Path, mount_point: Path) -> Iterator[None]:
         process.communicate(timeout=10)
 
 
+def test_units_stay_in_use_while_a_process_carries_their_directory(tmp_path: Path) -> None:
+    """Also when podresources lists nothing, as that of a kubelet that has just started."""
+    allocations = Allocations(tmp_path / "gpu")
+    allocations.prepare()
+    directory = allocations.make(SHARE)
+    mount_point = tmp_path / "run"
+    mount_point.mkdir()
+    now = 1000.0
+    ledger = Ledger(clock=lambda: now)
+    ledger.restore(held(SHARE.resource, {"GPU-1": [0]}), directory.name, age_s=3600.0)
+    with container(directory, mount_point):
+        ledger.settle(frozenset(), now, lambda names: mounted_names(PROC, names))
+        assert ledger.in_use == {SHARE.resource: {"GPU-1": {0}}}
+    ledger.settle(frozenset(), now + 10, lambda names: mounted_names(PROC, names))
+    assert ledger.in_use == {}
+
+
 def test_a_directory_is_held_while_any_process_has_it_mounted(tmp_path: Path) -> None:
     allocations = Allocations(tmp_path / "gpu")
     allocations.prepare()
@@ -44,8 +62,8 @@ def test_a_directory_is_held_while_any_process_has_it_mounted(tmp_path: Path) ->
     with container(held, mount_point):
         assert mounted_names(PROC, names) == {held.name}
         cleaner.sweep({}, 0.0)
-        assert cleaner.sweep({}, 10.0) == (free.name,)
+        assert cleaner.sweep({}, 10.0).removed == (free.name,)
         assert held.exists()
     assert mounted_names(PROC, names) == set()
     cleaner.sweep({}, 20.0)
-    assert cleaner.sweep({}, 30.0) == (held.name,)
+    assert cleaner.sweep({}, 30.0).removed == (held.name,)

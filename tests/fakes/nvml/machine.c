@@ -42,7 +42,7 @@ bool machine_load(void)
                              &gpu->minor, gpu->pci, &numa, &gpu->total, &gpu->reserved, &mig, gpu->model)
                        == 9) {
             gpu->numa = numa;
-            gpu->mig = (enum mig)mig;
+            gpu->mig = gpu->described_mig = (enum mig)mig;
             machine.gpus++;
         } else if (sscanf(line, "slice %u", &parent) == 1 && parent < machine.gpus
                    && machine.gpu[parent].slices < MAX_SLICES) {
@@ -77,6 +77,11 @@ struct slice *machine_slice(const char *uuid, struct gpu **parent)
                 return &machine.gpu[i].slice[j];
             }
     return NULL;
+}
+
+bool slice_there(const struct gpu *gpu, const struct slice *slice)
+{
+    return !slice->removed && gpu->mig == MIG_ENABLED && slice->index < MAX_MIG;
 }
 
 struct symbol *machine_symbol(const char *name)
@@ -176,16 +181,76 @@ static void clear(void)
     machine.holds = machine.symbols = machine.limits = machine.crowd = 0;
     for (unsigned i = 0; i < machine.gpus; i++) {
         struct gpu *gpu = &machine.gpu[i];
-        gpu->lost = false;
-        gpu->busy = gpu->memory_busy = 0;
+        gpu->lost = gpu->unplugged = gpu->deaf = gpu->repair = false;
+        gpu->busy = gpu->memory_busy = gpu->hang_ms = gpu->action = 0;
+        gpu->mig = gpu->described_mig;
+        while (gpu->slices && gpu->slice[gpu->slices - 1].made)
+            gpu->slices--;
         for (unsigned j = 0; j < gpu->slices; j++)
             gpu->slice[j].removed = false;
     }
 }
 
+/* Slices that were made while the machine runs have the lowest numbers that are free. */
+static void number_made(struct gpu *gpu)
+{
+    bool taken[MAX_MIG] = {false};
+
+    for (unsigned i = 0; i < gpu->slices; i++)
+        if (!gpu->slice[i].made && !gpu->slice[i].removed)
+            taken[gpu->slice[i].index] = true;
+    for (unsigned i = 0; i < gpu->slices; i++) {
+        struct slice *slice = &gpu->slice[i];
+        if (!slice->made || slice->removed)
+            continue;
+        for (slice->index = 0; slice->index < MAX_MIG && taken[slice->index];)
+            slice->index++;
+        if (slice->index < MAX_MIG)
+            taken[slice->index] = true;
+    }
+}
+
+static void apply_make(const char *rest)
+{
+    struct slice slice = {.made = true};
+    char parent[96];
+    struct gpu *gpu, *other;
+    unsigned whole, part, memory;
+
+    if (sscanf(rest, "%95s %95s %u %u %" SCNu64 " %31s", parent, slice.uuid, &slice.gpu_instance,
+               &slice.compute_instance, &slice.total, slice.profile)
+            != 6
+        || !(gpu = machine_gpu(parent)) || gpu->slices == MAX_SLICES || machine_slice(slice.uuid, &other))
+        return;
+    if (!strstr(slice.profile, "gb"))
+        return;
+    if (sscanf(slice.profile, "%uc.%ug.%u", &part, &whole, &memory) == 3) {
+        slice.compute_slices = part;
+        slice.gpu_slices = whole;
+    } else if (sscanf(slice.profile, "%ug.%u", &whole, &memory) == 2) {
+        slice.compute_slices = slice.gpu_slices = whole;
+    } else {
+        return;
+    }
+    gpu->slice[gpu->slices++] = slice;
+}
+
+static void apply_demand(struct gpu *gpu, const char *word)
+{
+    static const struct { const char *word; unsigned action; bool repair; } known[] = {
+        {"nothing", 0, false}, {"reset", 1, false}, {"reboot", 2, false}, {"drain", 4, false}, {"repair", 0, true},
+    };
+
+    for (unsigned i = 0; i < sizeof known / sizeof *known; i++)
+        if (!strcmp(word, known[i].word)) {
+            gpu->action = known[i].action;
+            gpu->repair = known[i].repair;
+        }
+}
+
 static void apply(const char *line)
 {
-    char verb[32] = "", word[512] = "";
+    char verb[32] = "", word[512] = "", then[32] = "";
     unsigned first = 0, second = 0;
     const char *rest = strchr(line, ' ');
     struct gpu *gpu, *parent;
@@ -193,6 +258,7 @@ static void apply(const char *line)
     struct symbol *symbol;
 
     sscanf(line, "%31s %511s %u %u", verb, word, &first, &second);
+    sscanf(line, "%*s %*s %31s", then);
     rest = rest ? rest + 1 : "";
     gpu = machine_gpu(word);
     slice = machine_slice(word, &parent);
@@ -207,6 +273,19 @@ static void apply(const char *line)
         gpu->memory_busy = second;
     } else if ((!strcmp(verb, "lose") || !strcmp(verb, "recover")) && gpu) {
         gpu->lost = verb[0] == 'l';
+    } else if ((!strcmp(verb, "unplug") || !strcmp(verb, "plug")) && gpu) {
+        gpu->unplugged = verb[0] == 'u';
+    } else if ((!strcmp(verb, "deaf") || !strcmp(verb, "hearing")) && gpu) {
+        gpu->deaf = verb[0] == 'd';
+    } else if (!strcmp(verb, "demand") && gpu) {
+        apply_demand(gpu, then);
+    } else if (!strcmp(verb, "hang") && gpu && sscanf(then, "%u", &first) == 1) {
+        gpu->hang_ms = first;
+    } else if (!strcmp(verb, "mig") && gpu && gpu->described_mig != MIG_UNSUPPORTED) {
+        if (!strcmp(then, "on") || !strcmp(then, "off"))
+            gpu->mig = then[1] == 'n' ? MIG_ENABLED : MIG_DISABLED;
+    } else if (!strcmp(verb, "make")) {
+        apply_make(rest);
     } else if ((!strcmp(verb, "remove") || !strcmp(verb, "restore")) && slice) {
         slice->removed = !strcmp(verb, "remove");
     } else if (!strcmp(verb, "xid") && machine.xids < MAX_XIDS) {
@@ -257,6 +336,8 @@ void machine_follow(void)
         apply(line);
     }
     fclose(file);
+    for (unsigned i = 0; i < machine.gpus; i++)
+        number_made(&machine.gpu[i]);
 }
 
 static void limit_word(char *word, size_t size, uint64_t value)

@@ -11,7 +11,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { MAX_GPUS = 64, MAX_SLICES = 7, MAX_HOLDS = 4096, MAX_SYMBOLS = 64, MAX_XIDS = 4096, MAX_LIMITS = 256 };
+enum { MAX_GPUS = 64, MAX_SLICES = 32, MAX_MIG = 7, MAX_HOLDS = 4096, MAX_SYMBOLS = 64, MAX_XIDS = 4096, MAX_LIMITS = 256 };
 enum mig { MIG_UNSUPPORTED, MIG_DISABLED, MIG_ENABLED };
 enum kind { KIND_COMPUTE = 1, KIND_GRAPHICS = 2, KIND_MPS = 4 };
 
@@ -21,7 +21,7 @@ struct slice {
     char uuid[96], profile[32];
     unsigned index, gpu_instance, compute_instance, gpu_slices, compute_slices;
     uint64_t total, reserved;
-    bool removed;
+    bool removed, made;
 };
 
 struct gpu {
@@ -29,9 +29,10 @@ struct gpu {
     unsigned index, minor;
     int numa; /* -1: unknown */
     uint64_t total, reserved;
-    enum mig mig;
+    enum mig mig, described_mig;
     unsigned busy, memory_busy; /* percent */
-    bool lost;
+    unsigned hang_ms, action;   /* action: what NVML calls the recovery action */
+    bool lost, unplugged, deaf, repair;
     unsigned slices;
     struct slice slice[MAX_SLICES];
 };
@@ -77,7 +78,8 @@ void machine_follow(void); /* apply what was written to the state file since */
 void machine_note_limit(const char *uuid, uint64_t soft, uint64_t hard, const char *cgroup);
 
 struct gpu *machine_gpu(const char *uuid);
-struct slice *machine_slice(const char *uuid, struct gpu **parent);
+struct slice *machine_slice(const char *uuid, struct gpu **parent); /* also one that is not there now */
+bool slice_there(const struct gpu *gpu, const struct slice *slice);
 struct symbol *machine_symbol(const char *name); /* NULL: nothing was said about it */
 bool hold_alive(const struct hold *hold);
 bool hold_inside(const struct hold *hold, const char *cgroup);

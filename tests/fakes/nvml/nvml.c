@@ -30,7 +30,7 @@ enum result {
     ARGUMENT_VERSION_MISMATCH = 25,
 };
 
-enum { NO_INSTANCE = 0xFFFFFFFF, XID_EVENT = 8, MEMORY_V2 = 0x02000028, MAX_SETS = 64 };
+enum { NO_INSTANCE = 0xFFFFFFFF, XID_EVENT = 8, RECOVERY_ACTION = 230, MEMORY_V2 = 0x02000028, MAX_SETS = 64 };
 
 struct handle {
     struct gpu *gpu;
@@ -53,6 +53,12 @@ struct attributes {
     unsigned long long memory_mib;
 };
 struct event { struct handle *device; unsigned long long type, data; unsigned gpu_instance, compute_instance; };
+struct field_value {
+    unsigned id, scope;
+    long long timestamp, latency;
+    unsigned type, result;
+    union { unsigned number; unsigned long long wide; } value;
+};
 struct set_limits { const char *cgroup; unsigned long long soft, hard; };
 struct get_limits { const char *cgroup; unsigned long long soft, hard, used; };
 
@@ -61,6 +67,8 @@ static unsigned users;      /* nvmlInit is counted */
 static unsigned generation; /* of the driver at nvmlInit */
 static unsigned crowd_seen;
 static bool lost[MAX_GPUS]; /* stays so until nvmlInit */
+static struct gpu *listed[MAX_GPUS];
+static unsigned listed_count;
 static struct handle *handles;
 static struct event_set sets[MAX_SETS];
 
@@ -103,7 +111,7 @@ static enum result enter(const char *name)
     if (machine.generation != generation)
         return leave(UNINITIALIZED);
     for (unsigned i = 0; i < machine.gpus; i++)
-        lost[i] |= machine.gpu[i].lost;
+        lost[i] |= machine.gpu[i].lost || machine.gpu[i].unplugged;
     if (symbol && symbol->missing)
         return leave(FUNCTION_NOT_FOUND);
     if (symbol && symbol->denied)
@@ -121,7 +129,7 @@ static enum result check(const struct handle *device)
 {
     if (!handles || device < handles || device >= handles + MAX_GPUS * (1 + MAX_SLICES) || !device->gpu)
         return INVALID_ARGUMENT;
-    if (device->slice && device->slice->removed)
+    if (device->slice && !slice_there(device->gpu, device->slice))
         return INVALID_ARGUMENT;
     return lost[number_of(device->gpu)] ? GPU_IS_LOST : SUCCESS;
 }
@@ -131,6 +139,12 @@ static enum result enter_device(const char *name, const struct handle *device)
 {
     enum result result = enter(name), device_result;
 
+    if (result == SUCCESS && !check(device) && device->gpu->hang_ms) {
+        unsigned milliseconds = device->gpu->hang_ms;
+        leave(SUCCESS);
+        pause_ms(milliseconds);
+        result = enter(name);
+    }
     /* A lost GPU is lost for every call, also for those that the driver lacks. */
     if (result == FUNCTION_NOT_FOUND || result == NO_PERMISSION) {
         pthread_mutex_lock(&lock);
@@ -180,8 +194,12 @@ enum result nvmlInitWithFlags(unsigned flags)
         memset(sets, 0, sizeof sets);
         /* Never freed: a stale handle must stay an address that is no handle, in tests at least. */
         handles = calloc(MAX_GPUS * (1 + MAX_SLICES), sizeof *handles);
-        for (unsigned i = 0; i < MAX_GPUS; i++)
+        listed_count = 0;
+        for (unsigned i = 0; i < MAX_GPUS; i++) {
             lost[i] = machine.gpu[i].lost;
+            if (i < machine.gpus && !machine.gpu[i].unplugged)
+                listed[listed_count++] = &machine.gpu[i];
+        }
     }
     return leave(result);
 }
@@ -226,7 +244,7 @@ enum result nvmlDeviceGetCount_v2(unsigned *count)
 
     if (result)
         return result;
-    *count = machine.gpus;
+    *count = listed_count;
     return leave(SUCCESS);
 }
 
@@ -236,9 +254,9 @@ enum result nvmlDeviceGetHandleByIndex_v2(unsigned index, struct handle **device
 
     if (result)
         return result;
-    if (index >= machine.gpus)
+    if (index >= listed_count)
         return leave(INVALID_ARGUMENT);
-    *device = handle_of(&machine.gpu[index], NULL);
+    *device = handle_of(listed[index], NULL);
     return leave(SUCCESS);
 }
 
@@ -252,7 +270,7 @@ enum result nvmlDeviceGetHandleByUUID(const char *uuid, struct handle **device)
         return result;
     if (!(gpu = machine_gpu(uuid)))
         slice = machine_slice(uuid, &gpu);
-    if (!gpu || (slice && slice->removed))
+    if (!gpu || (slice && !slice_there(gpu, slice)))
         return leave(NOT_FOUND);
     *device = handle_of(gpu, slice);
     return leave(SUCCESS);
@@ -334,7 +352,7 @@ static uint64_t held(const struct handle *device)
         const struct hold *hold = &machine.hold[i];
         bool here = !strcmp(hold->uuid, device->slice ? device->slice->uuid : gpu->uuid);
         for (unsigned j = 0; !device->slice && j < gpu->slices; j++)
-            here |= !gpu->slice[j].removed && !strcmp(hold->uuid, gpu->slice[j].uuid);
+            here |= slice_there(gpu, &gpu->slice[j]) && !strcmp(hold->uuid, gpu->slice[j].uuid);
         if (here && hold->used != NOT_AVAILABLE && hold_alive(hold))
             sum += hold->used;
     }
@@ -378,6 +396,22 @@ enum result nvmlDeviceGetUtilizationRates(struct handle *device, struct utilizat
     return leave(SUCCESS);
 }
 
+/* --- what the driver thinks of the device --------------------------------------------------------------- */
+
+enum result nvmlDeviceGetRemappedRows(struct handle *device, unsigned *corrected, unsigned *uncorrected,
+                                      unsigned *pending, unsigned *failed)
+{
+    enum result result = enter_device(__func__, device);
+
+    if (result)
+        return result;
+    if (device->gpu->mig == MIG_UNSUPPORTED)
+        return leave(NOT_SUPPORTED); /* as old as that */
+    *corrected = *uncorrected = *pending = 0;
+    *failed = device->gpu->repair;
+    return leave(SUCCESS);
+}
+
 /* --- MIG ---------------------------------------------------------------------------------------------- */
 
 enum result nvmlDeviceGetMigMode(struct handle *device, unsigned *current, unsigned *pending)
@@ -398,7 +432,7 @@ enum result nvmlDeviceGetMaxMigDeviceCount(struct handle *device, unsigned *coun
 
     if (result)
         return result;
-    *count = device->gpu->mig == MIG_UNSUPPORTED ? 0 : MAX_SLICES;
+    *count = device->gpu->mig == MIG_UNSUPPORTED ? 0 : MAX_MIG;
     return leave(SUCCESS);
 }
 
@@ -409,7 +443,7 @@ enum result nvmlDeviceGetMigDeviceHandleByIndex(struct handle *device, unsigned 
     if (result)
         return result;
     for (unsigned i = 0; i < device->gpu->slices; i++)
-        if (device->gpu->slice[i].index == index && !device->gpu->slice[i].removed) {
+        if (device->gpu->slice[i].index == index && slice_there(device->gpu, &device->gpu->slice[i])) {
             *slice = handle_of(device->gpu, &device->gpu->slice[i]);
             return leave(SUCCESS);
         }
@@ -485,7 +519,7 @@ static bool entry(const struct hold *hold, const struct handle *device, struct p
     struct gpu *parent = NULL;
     struct slice *slice = machine_slice(hold->uuid, &parent);
     bool direct = !strcmp(hold->uuid, device->slice ? device->slice->uuid : device->gpu->uuid);
-    bool of_slice = !device->slice && slice && parent == device->gpu && !slice->removed;
+    bool of_slice = !device->slice && slice && parent == device->gpu && slice_there(parent, slice);
 
     if (!(direct || of_slice) || !hold_alive(hold))
         return false;
@@ -573,7 +607,7 @@ enum result nvmlDeviceRegisterEvents(struct handle *device, unsigned long long t
 
     if (result)
         return result;
-    if (types & ~(unsigned long long)XID_EVENT)
+    if (device->gpu->deaf || types & ~(unsigned long long)XID_EVENT)
         return leave(NOT_SUPPORTED);
     set->registered[number_of(device->gpu)] = true;
     return leave(SUCCESS);
@@ -586,7 +620,7 @@ static bool take_event(struct event_set *set, struct event *event)
         struct gpu *gpu = machine_gpu(xid->uuid);
         struct slice *slice = gpu ? NULL : machine_slice(xid->uuid, &gpu);
 
-        if (!gpu || !set->registered[number_of(gpu)])
+        if (!gpu || !set->registered[number_of(gpu)] || (slice && !slice_there(gpu, slice)))
             continue;
         *event = (struct event){handle_of(gpu, NULL), XID_EVENT, xid->code, slice ? slice->gpu_instance : NO_INSTANCE,
                                 slice ? slice->compute_instance : NO_INSTANCE};
@@ -632,6 +666,19 @@ enum result nvmlDeviceGetMemoryInfo_v2(struct handle *device, struct memory_v2 *
     if (memory->version != MEMORY_V2)
         return leave(ARGUMENT_VERSION_MISMATCH);
     *memory = memory_of(device);
+    return leave(SUCCESS);
+}
+
+enum result nvmlDeviceGetFieldValues(struct handle *device, int count, struct field_value *values)
+{
+    enum result result = enter_device(__func__, device);
+
+    if (result)
+        return result;
+    for (int i = 0; i < count; i++) {
+        values[i].result = values[i].id == RECOVERY_ACTION ? SUCCESS : NOT_SUPPORTED;
+        values[i].value.number = device->gpu->action;
+    }
     return leave(SUCCESS);
 }
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from multiprocessing.managers import BaseManager, BaseProxy
 from pathlib import Path
@@ -19,7 +19,17 @@ from typing import Any, TypeVar, cast
 import pytest
 
 from agents.hostfs import HostFs
-from gpu_plugin.devices import GpuProcess, Machine, Memory, MemoryLimits, Utilisation, XidEvent
+from gpu_plugin.devices import (
+    Gpu,
+    GpuProcess,
+    LostGpu,
+    Machine,
+    Memory,
+    MemoryLimits,
+    Outline,
+    Utilisation,
+    XidEvent,
+)
 from gpu_plugin.driver import PynvmlDriver
 from gpu_plugin.nvml import Nvml
 
@@ -30,7 +40,11 @@ class DriverProxy(BaseProxy):
     """`Nvml` here, `PynvmlDriver` there. Errors come over as they are."""
 
     _exposed_ = (
+        "outline",
+        "gpu",
         "machine",
+        "reopen",
+        "unmonitored",
         "memory",
         "processes",
         "utilisation",
@@ -39,6 +53,18 @@ class DriverProxy(BaseProxy):
         "set_memory_limits",
         "close",
     )
+
+    def outline(self) -> Outline:
+        return cast("Outline", self._callmethod("outline"))
+
+    def gpu(self, index: int) -> Gpu | LostGpu:
+        return cast("Gpu | LostGpu", self._callmethod("gpu", (index,)))
+
+    def reopen(self) -> None:
+        self._callmethod("reopen")
+
+    def unmonitored(self) -> Mapping[str, str]:
+        return cast("Mapping[str, str]", self._callmethod("unmonitored"))
 
     def machine(self) -> Machine:
         return cast("Machine", self._callmethod("machine"))
@@ -77,7 +103,7 @@ def _open(machine: Path | None, state: Path, host: HostFs) -> PynvmlDriver:
         _opened.pop().close()
     os.environ["NODESHARE_NVML_MACHINE"] = str(machine or "/nonexistent")
     os.environ["NODESHARE_NVML_STATE"] = str(state)
-    _opened.append(PynvmlDriver(host, renew_lost_s=0))
+    _opened.append(PynvmlDriver(host))
     return _opened[-1]
 
 

@@ -6,15 +6,16 @@ from __future__ import annotations
 import pytest
 
 from agents.logs import get_logger
+from gpu_plugin.availability import keep
 from gpu_plugin.changes import say
 from gpu_plugin.devices import LostGpu
-from gpu_plugin.resources import Plan, keep_held, plan
+from gpu_plugin.resources import Plan, plan
 from tests.fakes.gpus import gpu, machine, rule
 
 RULES = [rule(), rule("nodeshare/h100", select={"models": ["*H100*"]})]
 BOTH = plan(RULES, machine(gpu(0), gpu(1)))
 LOST_MACHINE = machine(gpu(1), lost=(LostGpu(0, gpu(0).uuid, "fallen off the bus"),))
-LOST = keep_held(plan(RULES, LOST_MACHINE), BOTH, LOST_MACHINE, {})
+LOST = keep(plan(RULES, LOST_MACHINE), BOTH, LOST_MACHINE, {})
 
 
 @pytest.mark.loud

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -10,7 +11,8 @@ import pytest
 
 from gpu_plugin.allocation import Share, SharedDevice
 from gpu_plugin.cleanup import Cleaner, held_by_pods, mounted_names
-from gpu_plugin.identity import Allocation, Allocations
+from gpu_plugin.identity import Allocation, Allocations, digest
+from gpu_plugin.mismatch import MismatchKind
 
 RESOURCE = "nodeshare/gpu-memory"
 GRACE_S = 100.0
@@ -70,9 +72,9 @@ def test_an_unheld_directory_goes_after_the_grace(
     cleaner: Cleaner, allocations: Allocations
 ) -> None:
     name = allocations.make(share(0)).name
-    assert cleaner.sweep({}, 1000.0) == ()
-    assert cleaner.sweep({}, 1000.0 + GRACE_S - 1) == ()
-    assert cleaner.sweep({}, 1000.0 + GRACE_S) == (name,)
+    assert cleaner.sweep({}, 1000.0).removed == ()
+    assert cleaner.sweep({}, 1000.0 + GRACE_S - 1).removed == ()
+    assert cleaner.sweep({}, 1000.0 + GRACE_S).removed == (name,)
     assert allocations.names() == set()
 
 
@@ -81,19 +83,19 @@ def test_whoever_holds_it_starts_the_grace_anew(
 ) -> None:
     directory = allocations.make(share(0, 1))
     cleaner.sweep({}, 0.0)
-    assert cleaner.sweep({RESOURCE: [ids(0, 1)]}, GRACE_S) == ()
+    assert cleaner.sweep({RESOURCE: [ids(0, 1)]}, GRACE_S).removed == ()
     processes.add(7, ["/other", f"/gpu/containers/{directory.name}"])
-    assert cleaner.sweep({}, 2 * GRACE_S) == ()
+    assert cleaner.sweep({}, 2 * GRACE_S).removed == ()
     processes.end(7)
-    assert cleaner.sweep({}, 3 * GRACE_S) == ()
-    assert cleaner.sweep({}, 4 * GRACE_S) == (directory.name,)
+    assert cleaner.sweep({}, 3 * GRACE_S).removed == ()
+    assert cleaner.sweep({}, 4 * GRACE_S).removed == (directory.name,)
 
 
 def test_other_units_do_not_hold_it(cleaner: Cleaner, allocations: Allocations) -> None:
     name = allocations.make(share(0, 1)).name
     held = {RESOURCE: [ids(0), ids(1), ids(0, 1, 2)], "nodeshare/other": [ids(0, 1)]}
     cleaner.sweep(held, 0.0)
-    assert cleaner.sweep(held, GRACE_S) == (name,)
+    assert cleaner.sweep(held, GRACE_S).removed == (name,)
 
 
 def test_a_process_that_cannot_be_looked_at_keeps_everything(
@@ -105,10 +107,10 @@ def test_a_process_that_cannot_be_looked_at_keeps_everything(
     (processes.proc / "8" / "mountinfo").unlink()
     (processes.proc / "8" / "mountinfo").mkdir()  # any error that is not "it ended"
     (processes.proc / "8" / "cgroup").write_text("0::/kubepods/besteffort/pod1234/abcd\n")
-    assert cleaner.sweep({}, GRACE_S) == ()
+    assert cleaner.sweep({}, GRACE_S).removed == ()
     (processes.proc / "8" / "mountinfo").rmdir()
-    assert cleaner.sweep({}, 2 * GRACE_S) == ()  # what was seen before counts no more
-    assert len(cleaner.sweep({}, 3 * GRACE_S)) == 1
+    assert cleaner.sweep({}, 2 * GRACE_S).removed == ()  # what was seen before counts no more
+    assert len(cleaner.sweep({}, 3 * GRACE_S).removed) == 1
 
 
 def test_a_host_process_that_lets_nobody_look_is_in_nobodys_way(
@@ -120,10 +122,10 @@ def test_a_host_process_that_lets_nobody_look_is_in_nobodys_way(
     (processes.proc / "1" / "mountinfo").mkdir()
     (processes.proc / "1" / "cgroup").write_text("0::/init.scope\n")
     cleaner.sweep({}, 0.0)
-    assert cleaner.sweep({}, GRACE_S) == (name,)
+    assert cleaner.sweep({}, GRACE_S).removed == (name,)
 
 
-def test_halves_of_a_crash_go_but_a_directory_without_a_record_only_when_no_pod_is_left(
+def test_halves_of_a_crash_go_but_not_what_a_pod_holds(
     cleaner: Cleaner, allocations: Allocations
 ) -> None:
     without_directory = allocations.make(share(0)).name
@@ -132,11 +134,62 @@ def test_halves_of_a_crash_go_but_a_directory_without_a_record_only_when_no_pod_
         path.unlink()
     (allocations.containers / without_directory).rmdir()
     (allocations.records / f"{without_record}.json").unlink()
-    held = {RESOURCE: [ids(7)]}
-    cleaner.sweep(held, 0.0)
-    assert cleaner.sweep(held, GRACE_S) == (without_directory,)
+    held = {RESOURCE: [ids(1)]}
+    assert cleaner.sweep(held, 0.0).mended == (without_record,)
+    assert cleaner.sweep(held, GRACE_S).removed == (without_directory,)
+    (restored,) = allocations.recorded()
+    assert (restored.name, restored.ids) == (without_record, ids(1))
+    assert set(restored.files) == {"share.json", "status"}
+    (allocations.records / f"{without_record}.json").unlink()
     cleaner.sweep({}, GRACE_S)
-    assert cleaner.sweep({}, 2 * GRACE_S) == (without_record,)
+    assert cleaner.sweep({}, 2 * GRACE_S).removed == (without_record,)
+
+
+@pytest.mark.loud
+def test_a_record_that_a_power_cut_left_empty_is_written_anew(
+    cleaner: Cleaner, allocations: Allocations
+) -> None:
+    name = allocations.make(share(3)).name
+    (allocations.records / f"{name}.json").write_text("")
+    assert cleaner.sweep({RESOURCE: [ids(3)]}, 0.0).mended == (name,)
+    assert allocations.recorded()[0].ids == ids(3)
+
+
+def test_a_directory_that_a_pod_comes_back_to_is_made_again(
+    cleaner: Cleaner, allocations: Allocations
+) -> None:
+    directory = allocations.make(share(0))
+    before = {path.name: path.read_text() for path in directory.iterdir()}
+    shutil.rmtree(directory)
+    held = {RESOURCE: [ids(0)]}
+    assert cleaner.sweep(held, 0.0).mended == (directory.name,)
+    assert {path.name: path.read_text() for path in directory.iterdir()} == before
+    assert allocations.recorded()[0].place == (directory.stat().st_dev, directory.stat().st_ino)
+    # What a runtime makes of a path that is missing.
+    shutil.rmtree(directory)
+    directory.mkdir()
+    assert cleaner.sweep(held, 1.0).mended == (directory.name,)
+    assert cleaner.sweep(held, 2.0).mended == ()
+    assert {path.name: path.read_text() for path in directory.iterdir()} == before
+
+
+def test_where_the_kubelet_and_the_node_differ_is_told_when_it_lasts(
+    cleaner: Cleaner, allocations: Allocations, processes: Processes
+) -> None:
+    carried, waiting = allocations.make(share(0)), allocations.make(share(1))
+    processes.add(7, [f"/gpu/containers/{carried.name}"])
+    held = {RESOURCE: [ids(1), ids(2)]}
+    assert cleaner.sweep(held, 0.0).mismatches == frozenset()
+    found = cleaner.sweep(held, 60.0).mismatches
+    assert found is not None
+    assert {(one.kind, one.digest) for one in found} == {
+        (MismatchKind.UNLISTED, carried.name.partition(".")[0]),
+        (MismatchKind.UNMOUNTED, waiting.name.partition(".")[0]),
+        (MismatchKind.UNRECORDED, digest(RESOURCE, {"GPU-1": [2]})),
+    }
+    processes.add(8, [f"/gpu/containers/{waiting.name}"])
+    held = {RESOURCE: [ids(0), ids(1)]}
+    assert cleaner.sweep(held, 120.0).mismatches == frozenset()
 
 
 @pytest.mark.loud
@@ -146,12 +199,12 @@ def test_a_directory_with_more_in_it_than_files_stays(
     directory = allocations.make(share(0))
     (directory / "folder").mkdir()
     cleaner.sweep({}, 0.0)
-    assert cleaner.sweep({}, GRACE_S) == ()
+    assert cleaner.sweep({}, GRACE_S).removed == ()
     assert (directory / "folder").exists()
 
 
 def allocation(name: str, made_at_s: int, *numbers: int) -> Allocation:
-    return Allocation(name, RESOURCE, {"GPU-1": numbers}, made_at_s * SECOND, 1, 1)
+    return Allocation(name, RESOURCE, {"GPU-1": numbers}, made_at_s * SECOND, {}, (1, 1))
 
 
 def test_of_the_same_units_the_newest_admission_is_held() -> None:

@@ -97,12 +97,58 @@ def test_names_that_the_api_server_refuses(name: str, why: str) -> None:
         ("overcommit: .nan", "overcommit"),
         ("exclusive: true, chunk: 1GiB", "chunk means nothing"),
         ("placement: best", "placement"),
+        ("blocks: {}", "write a name and a size for each block"),
+        ("blocks: {8g: 8}", "is not a size"),
+        ("blocks: {8g: 0GiB}", "must be more than 0"),
+        ("blocks: {8g: 8GiB}, chunk: 1GiB", "blocks: .* so chunk means nothing"),
+        ("blocks: {8g: 8GiB}, exclusive: true", "so blocks means nothing"),
+        ("blocks: {8g: 8GiB}, honest_capacity: {sizes: [1]}", "honest_capacity means nothing"),
+        ('blocks: {"8 g": 8GiB}', "'nodeshare/a-8 g': 'a-8 g' must be letters"),
+        ("honest_capacity: {}", "honest_capacity.sizes: missing"),
+        ("honest_capacity: {sizes: []}", "not a list of numbers of units"),
+        ("honest_capacity: {sizes: [0]}", "honest_capacity.sizes.0"),
+        ("honest_capacity: {sizes: [8GiB]}", "honest_capacity.sizes.0"),
+        ("honest_capacity: {sizes: [8]}, split: true", "split: .* so honest_capacity means"),
         ("limit: {policy: burst}", "limit: unknown key"),
     ],
 )
 def test_mistakes_in_a_rule(fields: str, why: str) -> None:
     with pytest.raises(ConfigError, match=why):
         parse(rule(f"name: nodeshare/a, {fields}"))
+
+
+def test_sizes_by_resource_name() -> None:
+    text = """
+        gpu_plugin:
+          resources:
+            - {name: nodeshare/gpu, blocks: {8g: 8GiB, 20g: 20GiB}}
+            - {name: nodeshare/memory, honest_capacity: {sizes: [20, 8]}}
+            - {name: nodeshare/whole, exclusive: true}
+        """
+    blocks, memory, whole = parse(text).resources
+    assert blocks.sizes == {"nodeshare/gpu-8g": 8 * GIB, "nodeshare/gpu-20g": 20 * GIB}
+    assert (memory.sizes, whole.sizes) == ({"nodeshare/memory": GIB}, {"nodeshare/whole": None})
+
+
+def test_the_name_of_a_block_may_not_be_that_of_another_resource() -> None:
+    with pytest.raises(ConfigError, match=r"resources\.0 has this name already"):
+        parse(
+            """
+            gpu_plugin:
+              resources:
+                - {name: nodeshare/gpu, blocks: {8g: 8GiB}}
+                - {name: nodeshare/gpu-8g}
+            """
+        )
+
+
+def test_an_agent_that_runs_takes_a_bad_name_and_serves_the_rest() -> None:
+    """`nodeshare check` refuses it."""
+    text = rule("name: nvidia.kubernetes.io/gpu")
+    models = {"gpu_plugin": GpuPluginConfig}
+    section = config.parse(text, models, only="gpu_plugin").sections["gpu_plugin"]
+    assert isinstance(section, GpuPluginConfig)
+    assert section.resources[0].name == "nvidia.kubernetes.io/gpu"
 
 
 def test_a_state_without_a_machine_to_simulate() -> None:

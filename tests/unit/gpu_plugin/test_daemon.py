@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -28,7 +29,8 @@ from agents.published import Published
 from gpu_plugin import units
 from gpu_plugin.config import GpuPluginConfig
 from gpu_plugin.daemon import GpuAgent, Timing, run
-from gpu_plugin.devices import Machine
+from gpu_plugin.devices import Outline
+from gpu_plugin.driver_watch import Timing as DriverTiming
 from gpu_plugin.nvml import Nvml
 from gpu_plugin.simulated.description import load_machine
 from gpu_plugin.simulated.nvml import SimulatedNvml
@@ -42,9 +44,14 @@ RULES = (
     rule(SMALL, select={"mig": ["1g.10gb"]}, exclusive=True),
 )
 FAST = Timing(
-    usage_s=0.02,
-    inventory_s=0.02,
-    driver_limit_s=0.3,
+    driver=DriverTiming(
+        usage_s=0.02,
+        pause_s=0.01,
+        inventory_s=0.02,
+        limit_s=0.3,
+        reopen_s=0.02,
+        longest_reopen_s=0.1,
+    ),
     holders_s=0.02,
     cleanup_s=0.05,
     cleanup_grace_s=0.1,
@@ -73,9 +80,9 @@ class HangingNvml(SimulatedNvml):
 
     answers = threading.Event()
 
-    def machine(self) -> Machine:
+    def outline(self) -> Outline:
         self.answers.wait(LIMIT_S)
-        return super().machine()
+        return super().outline()
 
 
 class Node:
@@ -88,6 +95,7 @@ class Node:
         self.state = SimulatedState(directory / "gpu-state")
         self.podresources = FakePodResources()
         self.status = Published[Status]({})
+        self.annotations = Published[Mapping[str, str | None]]({})
         self.readiness = Readiness()
         self.registry = CollectorRegistry()
         (directory / "proc").mkdir()
@@ -121,6 +129,7 @@ class Node:
             readiness=self.readiness,
             status=self.status,
             namespaces=cast("Namespaces", None),
+            annotations=self.annotations,
         )
 
     def metric(self, name: str, **labels: str) -> float | None:
@@ -189,11 +198,31 @@ async def test_who_holds_what_and_how_much_is_used(node: Node) -> None:
         device = node.status.value["devices"][1]
         assert (device["uuid"], device["processes"]) == (node.uuids[1], 1)
         assert device["holders"] == (
-            {"namespace": "hub", "pod": "ada", "container": "main", "units": 1},
+            {
+                "namespace": "hub",
+                "pod": "ada",
+                "container": "main",
+                "resource": SHARED,
+                "units": 1,
+            },
         )
         node.podresources.pods = None
         await until(lambda: node.status.value["devices"][1]["units_allocated"] is None)
         assert node.readiness.reason is None or "no kubelet" not in node.readiness.reason
+
+
+async def test_the_node_object_is_to_say_the_largest_free_blocks(node: Node) -> None:
+    def wanted(*blocks: int) -> bool:
+        text = node.annotations.value.get("nodeshare/largest-free-block")
+        return [*json.loads(text or "{}").values()] == [*blocks]
+
+    async with node.agent():
+        await until(lambda: wanted(31, 1))
+        node.podresources.pods = tuple(
+            PodDevices(f"p{index}", "hub", {"main": {SHARED: tuple(units.unit_ids(uuid, 20))}})
+            for index, uuid in enumerate(node.uuids[:2])
+        )
+        await until(lambda: wanted(11, 1))
 
 
 async def test_without_resources_it_is_ready_and_idle(node: Node) -> None:
@@ -209,7 +238,6 @@ async def test_without_a_driver_nothing_is_offered_until_it_comes(node: Node) ->
     async with node.agent():
         await until(lambda: "gpu_plugin.simulate" in (node.readiness.reason or ""))
         assert not node.kubelet.requests
-        assert (node.metric("nvml_errors_total", call="machine") or 0) >= 1
         node.state.reload_driver()
         await node.watch("")
         await node.until_ready()
@@ -321,6 +349,49 @@ async def test_a_clean_up_that_cannot_be_harms_nothing_else(node: Node) -> None:
         )
         await trio.to_thread.run_sync(lambda: watch.plugin.Allocate(request, timeout=5))
         assert len(list((node.directory / "state/gpu/containers").iterdir())) == 1
+
+
+async def test_a_block_of_one_class_is_taken_off_the_others(node: Node) -> None:
+    classes = rule("nodeshare/gpu", select={"indices": [0]}, blocks={"8g": "8GiB", "20g": "20GiB"})
+    async with node.agent(classes):
+        watches = [await node.watch("") for _ in range(2)]
+        blocks = [(await listed(watch))[node.uuids[0]] for watch in watches]
+        assert sorted(blocks) == [1, 3]
+        eight, twenty = watches if blocks[0] == 3 else reversed(watches)
+        request = pb.AllocateRequest(
+            container_requests=[pb.ContainerAllocateRequest(devices_ids=[f"{node.uuids[0]}::0"])]
+        )
+        await trio.to_thread.run_sync(lambda: twenty.plugin.Allocate(request, timeout=5))
+        assert await listed(eight) == {node.uuids[0]: 1}
+        name = "nodeshare/gpu-20g"
+        await until(lambda: node.metric("largest_free_block_units", resource=name) == 0)
+        assert node.metric("units_withheld", resource="nodeshare/gpu-8g", device=node.uuids[0]) == 2
+
+
+async def test_a_count_leaves_a_slice_to_the_size_class_whose_pods_hold_it(node: Node) -> None:
+    slices = [each.uuid for each in node.machine.gpus[2].slices]
+    name = "nodeshare/shared-4g"
+    node.podresources.pods = (PodDevices("ada", "hub", {"main": {name: (f"{slices[0]}::0",)}}),)
+    rules = (
+        rule("nodeshare/own", select={"mig": "any", "count": 1}, exclusive=True),
+        rule("nodeshare/shared", select={"mig": "any"}, blocks={"4g": "4GiB"}),
+    )
+    async with node.agent(*rules):
+        await until(lambda: len(node.status.value.get("devices", ())) == 6)
+        served = [device["resource"] for device in node.status.value["devices"][2:]]
+        assert served == [name, "nodeshare/own", name, name]
+        await node.until_ready()
+        assert {device["health"] for device in node.status.value["devices"]} == {"healthy"}
+
+
+async def test_without_podresources_no_block_is_given_out(node: Node) -> None:
+    node.podresources.pods = None
+    classes = rule("nodeshare/gpu", select={"indices": [0]}, blocks={"8g": "8GiB"})
+    async with node.agent(classes):
+        watch = await node.watch("")
+        assert await listed(watch) == {}
+        node.podresources.pods = ()
+        assert await listed(watch) == {node.uuids[0]: 3}
 
 
 async def test_a_refused_pod_is_counted(node: Node) -> None:

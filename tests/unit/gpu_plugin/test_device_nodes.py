@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from agents.hostfs import HostFs
-from gpu_plugin.device_nodes import nodes_of
+from gpu_plugin.device_nodes import missing, nodes_of
 from gpu_plugin.inventory import devices_of
 from tests.fakes.gpus import A100_SLICES, gpu, machine, mig_gpu
 
@@ -48,3 +48,14 @@ def test_a_slice_gets_its_parent_and_its_capability_nodes_that_exist(host: HostF
 def test_no_nodes_on_a_machine_without_a_driver(tmp_path: Path) -> None:
     (device,) = devices_of(machine(gpu(0)))
     assert nodes_of(device, HostFs(dev=tmp_path, proc=tmp_path)) == ()
+
+
+def test_what_is_missing_is_said_with_the_remedy(host: HostFs) -> None:
+    whole, (first, *_) = devices_of(machine(gpu(0))), devices_of(machine(mig_gpu(2, A100_SLICES)))
+    assert missing(whole, host) is None, "tools and displays are nobody's need"
+    told = missing([*whole, first], host)
+    assert told is not None
+    assert "nvidia-caps/nvidia-cap22; containers start without them" in told
+    assert "nvidia-modprobe" in told
+    (host.dev / "nvidia-uvm").unlink()
+    assert ": nvidia-uvm; " in str(missing(whole, host))

@@ -17,14 +17,15 @@ from gpu_plugin.driver_session import (
     _MEANING,
     ListGrew,
     Session,
-    SessionEnded,
     Sessions,
     TimedOut,
     translate,
 )
 from gpu_plugin.nvml import (
     DeviceIsGone,
+    DriverIsGone,
     GpuIsLost,
+    NoDriver,
     NotPermitted,
     NotSupported,
     NvmlUnavailable,
@@ -76,10 +77,10 @@ def use(monkeypatch: pytest.MonkeyPatch, library: Library) -> Library:
 @pytest.mark.parametrize(
     ("code", "expected"),
     [
-        (real.NVML_ERROR_UNINITIALIZED, SessionEnded),
-        (real.NVML_ERROR_DRIVER_NOT_LOADED, SessionEnded),
-        (real.NVML_ERROR_LIBRARY_NOT_FOUND, SessionEnded),
-        (real.NVML_ERROR_LIB_RM_VERSION_MISMATCH, SessionEnded),
+        (real.NVML_ERROR_UNINITIALIZED, DriverIsGone),
+        (real.NVML_ERROR_DRIVER_NOT_LOADED, NoDriver),
+        (real.NVML_ERROR_LIBRARY_NOT_FOUND, NoDriver),
+        (real.NVML_ERROR_LIB_RM_VERSION_MISMATCH, DriverIsGone),
         (real.NVML_ERROR_NO_PERMISSION, NotPermitted),
         (real.NVML_ERROR_GPU_IS_LOST, GpuIsLost),
         (real.NVML_ERROR_RESET_REQUIRED, GpuIsLost),
@@ -119,7 +120,10 @@ def test_what_is_not_supported_is_asked_once_for_each_device() -> None:
         with pytest.raises(NotSupported, match=device):
             session.call("nvmlQuestion", device=device)
     assert library.calls == ["nvmlQuestion"] * 2
-    session.forget_verdicts()
+    session.forget_verdicts("GPU-1")
+    with pytest.raises(NotSupported):
+        session.call("nvmlQuestion", device="GPU-2")
+    assert library.calls == ["nvmlQuestion"] * 2
     with pytest.raises(NotSupported):
         session.call("nvmlQuestion", device="GPU-1")
     assert library.calls == ["nvmlQuestion"] * 3
@@ -201,22 +205,19 @@ def test_a_driver_that_refuses_the_shutdown_is_left(monkeypatch: pytest.MonkeyPa
     assert library.calls == ["nvmlInit", "nvmlEventSetFree", "nvmlShutdown", "nvmlInit"]
 
 
-@pytest.mark.parametrize("code", [real.NVML_ERROR_GPU_IS_LOST, real.NVML_ERROR_UNKNOWN])
-def test_a_loss_is_noted_until_nvml_is_opened_anew(
-    monkeypatch: pytest.MonkeyPatch, code: int
-) -> None:
-    use(monkeypatch, Library(nvmlAsk=failing(code), nvmlMiss=failing(real.NVML_ERROR_NOT_FOUND)))
+def test_sessions_are_numbered_and_renewed_on_demand(monkeypatch: pytest.MonkeyPatch) -> None:
+    library = use(monkeypatch, Library(nvmlAsk=failing(real.NVML_ERROR_GPU_IS_LOST)))
     sessions = Sessions()
-    assert not sessions.saw_lost
-    with pytest.raises(DeviceIsGone):
-        sessions.run(lambda session: session.call("nvmlMiss"))
-    assert not sessions.saw_lost
-    with pytest.raises(NvmlUnavailable if code == real.NVML_ERROR_UNKNOWN else GpuIsLost):
-        sessions.run(lambda session: session.call("nvmlAsk"))
-    assert sessions.saw_lost
+    sessions.renew()  # there is none yet
+    for _ in range(2):
+        with pytest.raises(GpuIsLost):
+            sessions.run(lambda session: session.call("nvmlAsk"))
+    assert sessions.run(lambda session: session.number) == 1
     sessions.renew()
-    sessions.run(lambda _: None)
-    assert not sessions.saw_lost
+    sessions.renew()
+    assert library.calls.count("nvmlInit") == 1, "not before it is needed"
+    assert sessions.run(lambda session: session.number) == 2
+    assert sessions.run(lambda session: session.number) == 2
 
 
 def test_nvml_is_not_shut_down_under_a_running_call(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -227,15 +228,20 @@ def test_nvml_is_not_shut_down_under_a_running_call(monkeypatch: pytest.MonkeyPa
         assert release.wait(20)
         return "late"
 
-    library = use(monkeypatch, Library(nvmlStuck=stuck, nvmlAsk=lambda: 1))
+    reloaded = failing(real.NVML_ERROR_UNINITIALIZED)
+    library = Library(nvmlStuck=stuck, nvmlAsk=lambda: 1, nvmlReloaded=reloaded)
+    use(monkeypatch, library)
     sessions = Sessions(drain_s=0.05)
     with ThreadPoolExecutor(1) as pool:
         late = pool.submit(sessions.run, lambda session: session.call("nvmlStuck"))
         assert inside.wait(20)
         assert sessions.run(lambda session: session.call("nvmlAsk")) == 1  # beside it
         sessions.renew()
-        with pytest.raises(NvmlUnavailable, match="has not returned"):
-            sessions.run(lambda session: session.call("nvmlAsk"))
+        assert sessions.run(lambda session: session.call("nvmlAsk")) == 1, "the others go on"
+        assert sessions.run(lambda session: session.number) == 1
+        for name in ("nvmlReloaded", "nvmlAsk"):
+            with pytest.raises(NvmlUnavailable, match="has not returned"):
+                sessions.run(lambda session: session.call(name))  # noqa: B023 -- runs now
         assert "nvmlShutdown" not in library.calls
         release.set()
         assert late.result(20) == "late"

@@ -8,6 +8,8 @@ import json
 import os
 import shutil
 import stat
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -62,7 +64,7 @@ def test_a_restarted_agent_reads_back_what_was_given(allocations: Allocations) -
     first, second = Allocations(allocations.containers.parent).recorded()
     assert (first.name, second.name) == (directory.name, other.name)
     assert first.ids == {"GPU-1::0", "GPU-1::1"}
-    assert (first.device, first.inode) == (directory.stat().st_dev, directory.stat().st_ino)
+    assert first.place == (directory.stat().st_dev, directory.stat().st_ino)
 
 
 def test_the_same_units_get_a_fresh_directory_each_time(allocations: Allocations) -> None:
@@ -113,21 +115,49 @@ def test_what_has_another_name_is_not_ours(allocations: Allocations) -> None:
     assert allocations.names() == {made.name}
 
 
+@pytest.mark.parametrize("where", ["records", "containers"])
 def test_what_could_not_be_written_whole_leaves_nothing(
-    allocations: Allocations, monkeypatch: pytest.MonkeyPatch
+    allocations: Allocations, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
     """On a full disk a pod is tried again and again."""
     write = identity._write
 
     def full(path: Path, text: str, mode: int) -> None:
         write(path, text[:1], mode)
-        if path.suffix == ".json" and path.parent == allocations.records:
+        if path.is_relative_to(getattr(allocations, where)):
             raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(identity, "_write", full)
     with pytest.raises(Unavailable, match="No space left on device"):
         allocations.make(share(0))
     assert list(allocations.containers.iterdir()) == list(allocations.records.iterdir()) == []
+
+
+def test_a_disk_that_hangs_costs_a_pod_and_not_the_kubelet(
+    allocations: Allocations, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    released, write = threading.Event(), identity._write
+
+    def slow(path: Path, text: str, mode: int) -> None:
+        released.wait(10)
+        write(path, text, mode)
+
+    monkeypatch.setattr(identity, "_write", slow)
+    monkeypatch.setattr(identity, "_DISK_LIMIT_S", 0.05)
+    with pytest.raises(Unavailable, match=r"the disk of .* did not answer within 0\.05 s; look at"):
+        allocations.make(share(0))
+    with pytest.raises(Unavailable, match="has not answered"):
+        allocations.make(share(1))
+    released.set()
+    deadline = time.monotonic() + 10
+    while time.monotonic() < deadline:
+        try:
+            made = allocations.make(share(2))
+            break
+        except Unavailable:
+            time.sleep(0.01)
+    # What came too late was taken away: nobody was told of it.
+    assert allocations.names() == {made.name}
 
 
 def test_parents_that_were_taken_away_come_back(allocations: Allocations) -> None:

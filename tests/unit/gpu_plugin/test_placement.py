@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpu_plugin import units
+from gpu_plugin import capacity, units
 from gpu_plugin.placement import Refused, check, choose
 from gpu_plugin.resources import Resource, plan
 from tests.fakes.gpus import gpu, machine, rule
@@ -155,6 +155,18 @@ def test_split_takes_whole_devices_first_and_as_few_as_possible() -> None:
     assert counts(chosen) == {B: 32, C: 6, D: 32}
 
 
+def test_split_takes_whole_devices_before_larger_blocks_of_others() -> None:
+    """A part of a large device is left to who needs no more than that."""
+    gpus = [gpu(0, total=80 << 30), gpu(1), gpu(2)]
+    mixed = plan([rule(split=True)], machine(*gpus)).resources[0]
+    available = [units.unit_id(A, number) for number in range(60)]
+    available += free(b=32, c=31)
+    assert counts(choose(mixed, available, [], 70)) == {A: 38, B: 32}
+    assert counts(choose(mixed, available, [], 60)) == {A: 60}
+    # What is left over goes where it fits best.
+    assert counts(choose(mixed, available, [], 63)) == {B: 32, C: 31}
+
+
 def test_split_still_prefers_one_device() -> None:
     assert counts(choose(resource(split=True), free(a=10, b=32), [], 10)) == {A: 10}
 
@@ -172,6 +184,77 @@ def test_units_that_are_not_offered_any_more_are_not_chosen() -> None:
     offered = resource(1)
     with pytest.raises(Refused, match="asked 2 of nodeshare/gpu-memory, 1 are free"):
         choose(offered, [f"{A}::0", f"{A}::32", f"{B}::0"], [], 2)
+
+
+def test_a_device_that_is_sick_is_not_chosen() -> None:
+    """The kubelet may not have heard of it yet."""
+    offered = resource(2)
+    sick = replace(offered.devices[0], unhealthy="XID 79")
+    with_sick = replace(offered, devices=(sick, offered.devices[1]))
+    assert counts(choose(with_sick, free(a=5, b=20), [], 5)) == {B: 5}
+    with pytest.raises(Refused, match="asked 25 of nodeshare/gpu-memory, 20 are free"):
+        choose(with_sick, free(a=32, b=20), [], 25)
+
+
+def test_ids_that_are_not_ours_count_for_nothing() -> None:
+    foreign = [f"{D}::{number}" for number in range(40)]
+    available = [*free(a=3, b=8), *foreign, *free(a=3)]
+    assert counts(choose(resource(), available, [], 4)) == {B: 4}
+    with pytest.raises(Refused, match="asked 9 of nodeshare/gpu-memory, largest free block 8 on"):
+        choose(resource(), available, [], 9)
+
+
+# -- size classes
+
+
+def blocks(**fields: Any) -> tuple[Resource, ...]:
+    made = rule("nodeshare/gpu", blocks={"8g": "8GiB", "12g": "12GiB"}, **fields)
+    return plan([made], machine(gpu(0), gpu(1))).resources
+
+
+def offer(resource: Resource, used: capacity.InUse) -> tuple[Resource, list[str]]:
+    """As offered, with every id that is not in use."""
+    offered = capacity.offered(resource, used)
+    ids = [
+        units.unit_id(served.device.uuid, number)
+        for served in offered.devices
+        for number in range(served.units)
+        if number not in capacity.numbers_in_use(used, resource.name, served.device.uuid)
+    ]
+    return offered, ids
+
+
+@pytest.mark.parametrize(("placement", "expected"), [("pack", B), ("spread", A), ("numa", B)])
+def test_blocks_are_fitted_by_the_memory_beside_them(placement: str, expected: str) -> None:
+    """One block of 12 GiB fits on either: 20 GiB are left on the one, 12 on the other."""
+    _, twelve = blocks(placement=placement)
+    used = {"nodeshare/gpu-12g": {A: {0}}, "nodeshare/gpu-8g": {B: {0}, A: set[int]()}}
+    used["nodeshare/gpu-12g"][B] = {1}
+    offered, ids = offer(twelve, used)
+    assert counts(choose(offered, ids, [], 1)) == {expected: 1}
+
+
+def test_a_block_that_another_class_has_taken_is_not_chosen() -> None:
+    """Although the kubelet has not heard of it."""
+    eight, _ = blocks()
+    used = {"nodeshare/gpu-12g": {A: {0, 1}}}
+    offered, ids = offer(eight, used)
+    assert len(ids) == 8
+    assert choose(offered, ids, [], 1) == (f"{A}::0",)
+    used = {"nodeshare/gpu-12g": {A: {0, 1}}, "nodeshare/gpu-8g": {A: {0}, B: {0, 1, 2, 3}}}
+    with pytest.raises(Refused, match="asked 1 of nodeshare/gpu-8g, 0 are free"):
+        choose(*offer(eight, used), [], 1)
+
+
+def test_a_container_takes_one_block_unless_requests_may_span_devices() -> None:
+    eight, _ = blocks()
+    with pytest.raises(Refused, match="a container takes one block; ask for a larger") as caught:
+        choose(*offer(eight, {}), [], 2)
+    assert caught.value.reason == "several_blocks"
+    with pytest.raises(Refused, match="a container takes one block"):
+        check(eight, [f"{A}::0", f"{A}::1"])
+    spanning, _ = blocks(split=True)
+    assert counts(choose(*offer(spanning, {}), [], 5)) == {A: 4, B: 1}
 
 
 @given(

@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 
 from agents._pb.deviceplugin import v1beta1_pb2 as pb
 from gpu_plugin import budget, units
-from gpu_plugin.devices import LostGpu
 from gpu_plugin.inventory import devices_of
-from gpu_plugin.resources import keep_held, plan, size_text, units_of
+from gpu_plugin.resources import plan, size_text, units_of
 from gpu_plugin.service import device_list
 from tests.fakes.gpus import A100_SLICES, GIB, MIB, gpu, machine, mig_gpu, rule
 
@@ -95,9 +94,69 @@ def test_more_than_a_message_holds_is_refused_with_the_arithmetic_and_a_chunk_th
     assert "the kubelet takes 4194304" in problem.text
     assert "chunk: 10MiB is the smallest that fits" in problem.text
     fitting = plan([rule(chunk="10MiB")], machine_of_eight)
-    assert not fitting.problems
+    assert not any("is not offered" in problem.text for problem in fitting.problems)
     assert fitting.resources[0].message_bytes <= budget.MESSAGE_LIMIT
-    assert plan([rule(chunk="9MiB")], machine_of_eight).problems
+    (refused,) = plan([rule(chunk="9MiB")], machine_of_eight).problems
+    assert "is not offered" in refused.text
+
+
+def test_many_units_in_one_container_are_served_and_said() -> None:
+    found = plan([rule(chunk="64MiB", reserved="200MiB")], machine(gpu(0), gpu(1)))
+    (problem,) = found.problems
+    assert [served.units for served in found.resources[0].devices] == [508, 508]
+    assert str(problem.text).startswith(
+        "nodeshare/gpu-memory: one container can hold 508 units, and more than 500 make everything "
+        "about its pod large: 42562 bytes in its status"
+    )
+    assert "chunk: 66MiB gives at most 500" in problem.text
+    assert not plan([rule(chunk="66MiB", reserved="200MiB")], machine(gpu(0))).problems
+    assert plan([rule(chunk="65MiB", reserved="200MiB")], machine(gpu(0))).problems
+    # Two devices together, where a request may span them.
+    split = plan([rule(chunk="128MiB", split=True)], machine(gpu(0), gpu(1)))
+    assert "one container can hold 512 units" in split.problems[0].text
+
+
+def test_a_chunk_that_fits_is_written_as_it_is_to_be_configured() -> None:
+    """Not rounded to 1.46GiB, which would be too small."""
+    one = machine(gpu(0, total=750_000 * MIB))
+    (problem,) = plan([rule(chunk="1GiB")], one).problems
+    assert "chunk: 1498MiB gives at most 500" in problem.text
+    assert not plan([rule(chunk="1498MiB")], one).problems
+
+
+def test_podresources_too_large_for_others_is_said() -> None:
+    found = plan([rule(chunk="10MiB")], machine(*(gpu(i, total=75_000 * MIB) for i in range(8))))
+    assert "podresources answers 4311120 bytes when all units are held" in found.problems[1].text
+
+
+def test_a_name_that_the_api_server_refuses_costs_its_own_devices_alone() -> None:
+    named = [
+        rule("nodeshare/good", select={"indices": [0]}),
+        rule("nodeshare/bad", select={"indices": [1]}).model_copy(update={"name": "Bad/name"}),
+    ]
+    found = plan(named, machine(gpu(0), gpu(1)))
+    assert [len(resource.devices) for resource in found.resources] == [1, 0]
+    (problem,) = found.problems
+    assert "Bad/name is not offered: 'Bad/name': 'Bad' is not a DNS domain" in problem.text
+    assert gpu(1).uuid in problem.text
+    assert problem.devices == (gpu(1).uuid,)
+
+
+def test_reserved_units_are_counted_beside_the_others() -> None:
+    found = plan([rule(reserved="2GiB")], machine(gpu(0, reserved=269 * MIB)))
+    (served,) = found.resources[0].devices
+    assert (served.units, served.reserved) == (29, 2)
+
+
+def test_a_class_needs_one_device_with_room_and_a_device_one_class() -> None:
+    classes = rule("nodeshare/gpu", blocks={"8g": "8GiB", "20g": "20GiB", "64g": "64GiB"})
+    small = {1: ("1g.5gb", 4864 * MIB), 2: ("1g.10gb", 9728 * MIB)}
+    found = plan([classes], machine(gpu(0), mig_gpu(1, small)))
+    assert [len(resource.devices) for resource in found.resources] == [2, 1, 0]
+    texts = [problem.text for problem in found.problems]
+    assert len(texts) == 4
+    assert "nodeshare/gpu-8g: MIG-00000001-0001" in texts[0]
+    assert all(text.startswith("nodeshare/gpu-64g: ") for text in texts[1:])
 
 
 def test_topology_is_sent_and_paid_for_only_with_numa_placement() -> None:
@@ -107,55 +166,6 @@ def test_topology_is_sent_and_paid_for_only_with_numa_placement() -> None:
     assert packed.numa_node(packed.devices[0]) is None
     assert aligned.numa_node(aligned.devices[0]) == 1
     assert aligned.message_bytes == packed.message_bytes + 32 * 6
-
-
-# -- devices that go
-
-
-def test_a_lost_gpu_stays_listed_as_unhealthy_and_isolates_only_itself() -> None:
-    before = plan([rule()], machine(gpu(0), gpu(1)))
-    after = machine(gpu(1), lost=(LostGpu(0, gpu(0).uuid, "fallen off the bus"),))
-    kept = keep_held(plan([rule()], after), before, after, {})
-    states = [(s.device.gpu_index, s.units, s.unhealthy) for s in kept.resources[0].devices]
-    assert states == [(0, 32, "lost: fallen off the bus"), (1, 32, None)]
-
-
-@pytest.mark.parametrize(
-    ("held", "expected"),
-    [
-        pytest.param(
-            {"nodeshare/gpu-memory": {gpu(0).uuid}}, "gone, and still held by pods", id="held"
-        ),
-        pytest.param(None, "gone, and whether pods hold it is unknown", id="unknown"),
-        pytest.param({"nodeshare/other": {gpu(0).uuid}}, None, id="held under another name"),
-        pytest.param({}, None, id="free"),
-    ],
-)
-def test_a_device_that_is_gone_stays_while_pods_hold_it(held: Any, expected: str | None) -> None:
-    before = plan([rule()], machine(gpu(0), gpu(1)))
-    after = machine(gpu(1))
-    kept = keep_held(plan([rule()], after), before, after, held).resources[0]
-    found = {s.device.uuid: s.unhealthy for s in kept.devices}
-    assert found.get(gpu(0).uuid) == expected
-    assert len(kept.devices) == (1 if expected is None else 2)
-
-
-def test_a_device_that_comes_back_is_healthy_again() -> None:
-    both = machine(gpu(0), gpu(1))
-    lost = machine(gpu(1), lost=(LostGpu(0, gpu(0).uuid, "reset"),))
-    first = plan([rule()], both)
-    second = keep_held(plan([rule()], lost), first, lost, {})
-    assert keep_held(plan([rule()], both), second, both, {}) == first
-
-
-def test_a_removed_slice_goes_when_its_last_pod_does() -> None:
-    full, cut = machine(mig_gpu(0, A100_SLICES)), machine(mig_gpu(0, {2: A100_SLICES[2]}))
-    first = plan([rule()], full)
-    slice_uuid = devices_of(full)[3].uuid
-    second = keep_held(plan([rule()], cut), first, cut, {"nodeshare/gpu-memory": {slice_uuid}})
-    assert [s.unhealthy is None for s in second.resources[0].devices] == [True, False]
-    third = keep_held(plan([rule()], cut), second, cut, {"nodeshare/gpu-memory": set()})
-    assert [s.device.gpu_instance for s in third.resources[0].devices] == [2]
 
 
 @pytest.mark.parametrize(

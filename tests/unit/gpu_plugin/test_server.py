@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -13,13 +15,15 @@ import trio
 from prometheus_client import CollectorRegistry
 
 from agents import unix_grpc
+from agents._pb.deviceplugin import v1beta1_pb2 as pb
 from agents.published import Published
 from agents.watch import watching
 from gpu_plugin import server as server_module
+from gpu_plugin.endpoint import identify_socket, socket_path
 from gpu_plugin.identity import Allocations
 from gpu_plugin.metrics import Counters
 from gpu_plugin.resources import Resource, plan
-from gpu_plugin.server import PluginServer, identify_socket, socket_path
+from gpu_plugin.server import PluginServer
 from gpu_plugin.service import DevicePlugin, Streams
 from tests.fakes.gpus import gpu, machine, rule
 from tests.fakes.registrar import LIMIT_S, Registrar, Watch
@@ -51,8 +55,15 @@ class Plugin:
 
     @property
     def registrations(self) -> float:
+        return self._count("registrations")
+
+    @property
+    def lost(self) -> float:
+        return self._count("registrations_lost")
+
+    def _count(self, name: str) -> float:
         labels = {"resource": NAME}
-        return self.registry.get_sample_value("nodeshare_gpu_registrations_total", labels) or 0.0
+        return self.registry.get_sample_value(f"nodeshare_gpu_{name}_total", labels) or 0.0
 
 
 @asynccontextmanager
@@ -119,6 +130,7 @@ async def test_back_after_a_kubelet_restart(kubelet: Registrar, short_path: Path
             # Typically a tenth of a second; generous, because machines that run tests are busy.
             assert trio.current_time() - started < 3
             await until(lambda count=count: plugin.registrations >= count)  # type: ignore[misc] # bound
+        assert (plugin.lost, plugin.server.contested) == (0, None)
 
 
 async def test_a_restart_that_leaves_the_sockets_is_seen_by_the_new_kubelet_sock(
@@ -155,6 +167,139 @@ async def test_no_kubelet_is_said_and_waited_for(short_path: Path) -> None:
     kubelet.stop()
 
 
+async def test_a_kubelet_that_hangs_inside_register_is_not_waited_for(
+    kubelet: Registrar, short_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server_module, "_ANSWER_LIMIT_S", 0.2)
+    hanging = kubelet.hang = threading.Event()
+    async with running(kubelet.plugins, short_path / "gpu") as plugin:
+        await until(lambda: plugin.server.socket.exists())
+        await trio.sleep(0.2)
+        assert plugin.server.problem == "not registered yet"
+        # Another kubelet takes the place of the one that hangs, which still has our connection.
+        successor = Registrar(kubelet.plugins)
+        (kubelet.plugins / "kubelet.sock").unlink()
+        successor.start()
+        started = trio.current_time()
+        assert len(await listed(await next_watch(successor))) == 32
+        assert trio.current_time() - started < 5, "Register alone may take fifteen"
+        await until(lambda: plugin.server.problem is None)
+        hanging.set()
+    await trio.to_thread.run_sync(successor.stop)
+
+
+async def test_it_can_be_stopped_while_a_kubelet_hangs(
+    kubelet: Registrar, short_path: Path
+) -> None:
+    hanging = kubelet.hang = threading.Event()
+    async with running(kubelet.plugins, short_path / "gpu") as plugin:
+        await until(lambda: plugin.server.socket.exists())
+        await trio.sleep(0.2)
+        started = trio.current_time()
+    assert trio.current_time() - started < 5
+    assert not plugin.server.socket.exists()
+    hanging.set()
+
+
+async def test_noise_on_the_socket_is_in_nobodys_way(
+    kubelet: Registrar, short_path: Path, soak: bool
+) -> None:
+    """Connections that never greet, that send rubbish, and that hang up in the middle."""
+    async with running(kubelet.plugins, short_path / "gpu") as plugin:
+        watch = await next_watch(kubelet)
+        await listed(watch)
+        path = str(plugin.server.socket)
+        with ExitStack() as stack:
+            for number in range(3000 if soak else 150):
+                noise = stack.enter_context(socket.socket(socket.AF_UNIX))
+                noise.connect(path)
+                if number % 3 == 1:
+                    noise.sendall(b"GET / HTTP/1.1\r\n\r\n" + b"\0\xff" * 100)
+                elif number % 3 == 2:
+                    noise.sendall(b"PRI * HTTP/2.0\r\n")
+                    noise.close()
+            asked = pb.PreferredAllocationRequest(
+                container_requests=[
+                    pb.ContainerPreferredAllocationRequest(
+                        available_deviceIDs=[f"{gpu(0).uuid}::1"], allocation_size=1
+                    )
+                ]
+            )
+            answer = await trio.to_thread.run_sync(
+                lambda: watch.plugin.GetPreferredAllocation(asked, timeout=LIMIT_S)
+            )
+            assert answer.container_responses[0].deviceIDs == [f"{gpu(0).uuid}::1"]
+        assert (plugin.registrations, plugin.server.problem) == (1, None)
+
+
+async def test_another_plugin_that_takes_the_name_is_told_by_its_socket_and_process(
+    kubelet: Registrar, short_path: Path
+) -> None:
+    async with running(kubelet.plugins, short_path / "gpu") as plugin:
+        first = await next_watch(kubelet)
+        await listed(first)
+        await until(lambda: plugin.server.problem is None)
+        with socket.socket(socket.AF_UNIX) as other, socket.socket(socket.AF_UNIX) as gone:
+            other.bind(str(kubelet.plugins / "nvidia-gpu.sock"))
+            other.listen()
+            gone.bind(str(kubelet.plugins / "gone.sock"))
+            await trio.to_thread.run_sync(first.close)
+            await until(lambda: plugin.server.contested is not None)
+        told = plugin.server.contested
+        assert told is not None
+        program = Path("/proc/self/comm").read_text().strip()
+        assert f"'nvidia-gpu.sock' (of {program!r}, pid {os.getpid()})" in told
+        assert "gone.sock" not in told
+        assert "kubelet.sock" not in told
+        assert "give one of the two another resource name" in told
+        await next_watch(kubelet)
+        await until(lambda: plugin.server.problem is None)
+
+
+async def test_a_plugin_that_fights_for_the_name_is_answered_ever_more_slowly(
+    kubelet: Registrar, short_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server_module, "_FIRST_PAUSE_S", 0.2)
+    async with running(kubelet.plugins, short_path / "gpu") as plugin:
+        gaps = []
+        for _ in range(3):
+            watch = await next_watch(kubelet)
+            await listed(watch)
+            await until(lambda: plugin.server.problem is None)
+            gaps.append(trio.current_time())
+            await trio.to_thread.run_sync(watch.close)
+        first, second = gaps[1] - gaps[0], gaps[2] - gaps[1]
+        assert first >= 0.2
+        assert second >= 0.4
+        await until(lambda: plugin.lost == 3)
+
+
+async def test_a_kubelet_that_only_went_away_is_no_plugin_that_took_the_name(
+    kubelet: Registrar, short_path: Path
+) -> None:
+    async with running(kubelet.plugins, short_path / "gpu") as plugin:
+        await listed(await next_watch(kubelet))
+        await until(lambda: plugin.server.problem is None)
+        await trio.to_thread.run_sync(kubelet.stop)
+        await until(lambda: plugin.server.problem is not None)
+        kubelet.start()
+        await next_watch(kubelet)
+        await until(lambda: plugin.server.problem is None)
+        assert (plugin.lost, plugin.server.contested) == (0, None)
+
+
+async def test_something_else_at_our_path_is_not_taken_away(
+    kubelet: Registrar, short_path: Path
+) -> None:
+    path = socket_path(kubelet.plugins, NAME)
+    path.write_text("mine")
+    async with running(kubelet.plugins, short_path / "gpu") as plugin:
+        await until(lambda: "is not a socket; move that file away" in (plugin.server.problem or ""))
+        assert path.read_text() == "mine"
+        path.unlink()
+        await next_watch(kubelet)
+
+
 async def test_a_refused_registration_is_tried_again(kubelet: Registrar, short_path: Path) -> None:
     kubelet.refuse = "the requested API version is not supported"
     async with running(kubelet.plugins, short_path / "gpu") as plugin:
@@ -172,9 +317,13 @@ async def test_a_list_that_the_kubelet_stops_watching_is_registered_again(
         await listed(first)
         await until(lambda: plugin.server.problem is None)
         await trio.to_thread.run_sync(first.close)
-        await until(lambda: "stopped watching" in (plugin.server.problem or ""))
+        await until(lambda: "another plugin took the name" in (plugin.server.problem or ""))
         assert len(await listed(await next_watch(kubelet))) == 32
         await until(lambda: plugin.registrations == 2)
+        # All is well again, and still it is told for a while.
+        await until(lambda: plugin.server.problem is None)
+        assert "another plugin took the name" in (plugin.server.contested or "")
+        assert plugin.lost == 1
 
 
 async def test_a_list_that_nobody_asks_for_is_noticed(
@@ -219,8 +368,8 @@ async def test_two_plugins_on_one_socket_do_not_fight(kubelet: Registrar, short_
 async def test_the_new_plugin_is_there_when_the_old_one_ends_after_it_began(
     kubelet: Registrar, short_path: Path
 ) -> None:
-    """The end of the old one takes the socket file of the new one along: gRPC does that."""
-    old_begun, old_shall_end = trio.Event(), trio.Event()
+    """gRPC alone would take the socket file of the new one along: there is no gap at all."""
+    old_begun, old_shall_end, old_ended = trio.Event(), trio.Event(), trio.Event()
 
     async def old() -> None:
         async with running(kubelet.plugins, short_path / "old") as plugin:
@@ -228,6 +377,8 @@ async def test_the_new_plugin_is_there_when_the_old_one_ends_after_it_began(
             await until(lambda: plugin.server.problem is None)
             old_begun.set()
             await old_shall_end.wait()
+        assert (plugin.registrations, plugin.lost) == (1, 0)
+        old_ended.set()
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(old)
@@ -235,10 +386,12 @@ async def test_the_new_plugin_is_there_when_the_old_one_ends_after_it_began(
         async with running(kubelet.plugins, short_path / "new") as new:
             await next_watch(kubelet)
             await until(lambda: new.server.problem is None)
+            before = identify_socket(new.server.socket)
             old_shall_end.set()
-            assert len(await listed(await next_watch(kubelet))) == 32
-            await until(lambda: new.server.problem is None)
-            assert new.server.socket.exists()
+            await old_ended.wait()
+            await trio.sleep(0.5)
+            assert identify_socket(new.server.socket) == before
+            assert (new.registrations, new.lost, new.server.problem) == (1, 0, None)
 
 
 def test_a_socket_path_that_would_be_too_long_gets_a_hash(tmp_path: Path) -> None:

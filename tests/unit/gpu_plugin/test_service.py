@@ -19,11 +19,14 @@ from agents import unix_grpc
 from agents._pb.deviceplugin import v1beta1_pb2 as pb
 from agents._pb.deviceplugin.v1beta1_pb2_grpc import add_DevicePluginServicer_to_server
 from agents.published import Published
+from agents.standin.kubelet.allocations import Allocation
+from agents.standin.kubelet.answers import merged
 from gpu_plugin import units
 from gpu_plugin.identity import Allocations
 from gpu_plugin.metrics import Counters
 from gpu_plugin.resources import Resource, plan
-from gpu_plugin.service import DevicePlugin, RpcBoundary, Streams
+from gpu_plugin.rpc_boundary import RpcBoundary
+from gpu_plugin.service import MOST_STREAMS, DevicePlugin, Streams
 from tests.fakes.gpus import gpu, machine, rule
 from tests.fakes.registrar import Watch
 
@@ -72,7 +75,7 @@ def served(short_path: Path) -> Iterator[Served]:
     allocations = Allocations(short_path / "gpu")
     allocations.prepare()
     server = grpc.server(
-        ThreadPoolExecutor(4),
+        ThreadPoolExecutor(MOST_STREAMS + 2),
         interceptors=[RpcBoundary(NAME, counters)],
         options=[("grpc.max_receive_message_length", unix_grpc.LARGE_RECEIVE_BYTES)],
     )
@@ -121,6 +124,19 @@ def test_the_list_of_a_kubelet_that_left_holds_no_thread(served: Served) -> None
     assert (served.plugin.streams.open, served.plugin.streams.ended) == (0, 1)
 
 
+def test_clients_that_only_watch_leave_a_thread_for_the_kubelet(served: Served) -> None:
+    served.watch.next_list()
+    more = [served.watch.plugin.ListAndWatch(pb.Empty()) for _ in range(MOST_STREAMS - 1)]
+    for stream in more:
+        assert len(next(stream).devices) == 64
+    with pytest.raises(grpc.RpcError) as caught:
+        next(served.watch.plugin.ListAndWatch(pb.Empty()))
+    assert unix_grpc.status(caught.value)[0] is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert len(served.allocate([f"{A}::0"])) == 1
+    for stream in more:
+        stream.cancel()
+
+
 def test_the_list_ends_when_the_plugin_stops(served: Served) -> None:
     served.watch.next_list()
     served.plugin.end_lists()
@@ -166,6 +182,45 @@ def test_init_and_main_container_with_the_same_units_get_a_directory_each(served
     (second,) = served.allocate([f"{A}::1", f"{A}::0"])
     assert first.mounts[0].host_path != second.mounts[0].host_path
     assert len({path.partition(".")[0] for path in served.allocations.names()}) == 1
+
+
+def test_many_allocates_at_once_have_a_directory_each(served: Served) -> None:
+    with ThreadPoolExecutor(8) as kubelet:
+        answers = list(kubelet.map(lambda n: served.allocate([f"{A}::{n % 4}"]), range(32)))
+    assert len({answer.mounts[0].host_path for (answer,) in answers}) == 32
+    assert len(served.allocations.recorded()) == 32
+
+
+def test_calls_are_timed(served: Served) -> None:
+    served.allocate([f"{A}::0"])
+    served.prefer([f"{A}::0"], 1)
+    for call in ("Allocate", "GetPreferredAllocation"):
+        labels = {"resource": NAME, "call": call}
+        assert served.registry.get_sample_value("nodeshare_gpu_call_seconds_count", labels) == 1
+
+
+def test_of_two_resources_in_one_container_the_kubelet_drops_no_node_and_no_own_name(
+    served: Served,
+) -> None:
+    """In `env` mode the second's NVIDIA_VISIBLE_DEVICES is the one thing that is lost."""
+    (first,) = served.allocate([f"{A}::0"])
+    served.offered.set(resource(name="example.org/other"))
+    (second,) = served.allocate([f"{B}::0", f"{B}::1"])
+    given = merged(
+        Allocation("uid", "main", name, {}, answer.SerializeToString())
+        for name, answer in ((NAME, first), ("example.org/other", second))
+    )
+    assert set(given.devices) == {"/dev/nvidia0", "/dev/nvidia1", "/dev/nvidiactl"}
+    assert given.env["NVIDIA_VISIBLE_DEVICES"] == A
+    assert given.env["NODESHARE_RESOURCE_GPU_MEMORY_DEVICES"] == A
+    assert given.env["NODESHARE_RESOURCE_OTHER_DEVICES"] == B
+    assert given.env["NODESHARE_RESOURCE_OTHER_UNITS"] == "2"
+    assert set(given.volumes) == {
+        "/run/nodeshare/gpu",
+        "/run/nodeshare/allocations/nodeshare_gpu-memory",
+        "/run/nodeshare/allocations/example.org_other",
+    }
+    assert any("NVIDIA_VISIBLE_DEVICES" in text for _, text in given.ignored)
 
 
 def test_a_refused_allocate_leaves_nothing_behind(served: Served) -> None:

@@ -11,7 +11,8 @@ import pytest
 
 from agents.errors import Unavailable
 from gpu_plugin.devices import ProcessKind
-from gpu_plugin.simulated.state import Hold, SimulatedState, StateReader
+from gpu_plugin.simulated.happenings import Hold
+from gpu_plugin.simulated.state import SimulatedState, StateReader
 
 
 @pytest.fixture

@@ -4,15 +4,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import replace
 
 from prometheus_client import CollectorRegistry, generate_latest
 
 from agents.podresources import PodDevices
 from agents.tables import lines
-from gpu_plugin import metrics, status
+from gpu_plugin import capacity, holders, metrics, status
+from gpu_plugin.config import ResourceRule
 from gpu_plugin.devices import LostGpu
+from gpu_plugin.holders import Holder
+from gpu_plugin.ledger import Ledger, held_by
 from gpu_plugin.resources import Plan, plan
-from gpu_plugin.status import Holder, NodeStatus, Usage
+from gpu_plugin.status import NodeStatus, Usage
 from gpu_plugin.tables import tables
 from tests.fakes.gpus import A100_SLICES, GIB, gpu, machine, mig_gpu, rule
 
@@ -34,13 +39,24 @@ PODS = (
 )
 
 
-def build(pods: tuple[PodDevices, ...] | None = PODS) -> NodeStatus:
+def build(
+    pods: tuple[PodDevices, ...] | None = PODS, rules: Sequence[ResourceRule] = RULES
+) -> NodeStatus:
+    in_use = None
+    if pods is not None:
+        ledger = Ledger()
+        names = [resource.name for resource in plan(rules, MACHINE).resources]
+        ledger.settle(held_by(pods, names), 0.0, lambda _: set())
+        in_use = ledger.in_use
+    decided = plan(rules, MACHINE)
+    offered = [capacity.offered(resource, in_use) for resource in decided.resources]
     return status.build(
         MACHINE,
-        plan(RULES, MACHINE),
+        replace(decided, resources=tuple(offered)),
         usage={gpu(0).uuid: Usage(3 * GIB, 2)},
-        holders=None if pods is None else status.holders_of(pods),
+        holders=None if pods is None else holders.holders_of(pods),
         registration={SHARED: None, DEDICATED: "no kubelet"},
+        free={resource.name: capacity.free(resource, in_use) for resource in offered},
     )
 
 
@@ -48,7 +64,10 @@ def test_every_device_with_who_holds_it() -> None:
     found = {device.uuid: device for device in build().devices}
     first = found[gpu(0).uuid]
     assert (first.units, first.units_allocated, first.memory_used) == (32, 3, 3 * GIB)
-    assert first.holders == (Holder("hub", "ada", "main", 2), Holder("hub", "grace", "main", 1))
+    assert first.holders == (
+        Holder("hub", "ada", "main", SHARED, 2),
+        Holder("hub", "grace", "main", SHARED, 1),
+    )
     assert found[gpu(1).uuid].units_allocated == 0
     assert found[gpu(1).uuid].memory_used is None
     assert [device.kind for device in build().devices] == ["gpu", "gpu", *["mig"] * 4]
@@ -68,6 +87,35 @@ def test_resources_with_their_largest_free_block() -> None:
     assert dedicated.problem == "no kubelet"
 
 
+def test_what_is_withheld_and_reserved_is_not_offered() -> None:
+    honest = rule(SHARED, select={"mig": "none"}, reserved="2GiB", honest_capacity={"sizes": [8]})
+    found = build(rules=[honest])
+    # 30 units a device, 3 of the first are held: of 27 free ones three pods of 8 can use 24.
+    offers = [device.offers[0] for device in found.devices[:2]]
+    assert [(o.units, o.allocated, o.withheld, o.reserved) for o in offers] == [
+        (30, 3, 3, 2),
+        (30, 0, 6, 2),
+    ]
+    (shared,) = found.resources
+    assert (shared.units, shared.units_withheld, shared.largest_free_block) == (51, 9, 24)
+
+
+def test_a_device_of_size_classes_has_an_offer_for_each() -> None:
+    classes = rule("nodeshare/gpu", select={"mig": "none"}, blocks={"8g": "8GiB", "20g": "20GiB"})
+    ids = (f"{gpu(0).uuid}::0",)
+    pods = (PodDevices("ada", "hub", {"main": {"nodeshare/gpu-8g": ids}}),)
+    found = build(pods, [classes])
+    first = found.devices[0]
+    assert first.resource == "nodeshare/gpu-8g, nodeshare/gpu-20g"
+    assert [(o.units, o.allocated, o.withheld) for o in first.offers] == [(4, 1, 0), (1, 0, 0)]
+    assert first.unit_memory is None
+    assert first.holders == (Holder("hub", "ada", "main", "nodeshare/gpu-8g", 1),)
+    assert [resource.largest_free_block for resource in found.resources] == [1, 1]
+    table = "\n".join(lines(tables(json.loads(json.dumps(found.document())))))
+    assert "gpu-8g 4, gpu-20g 1" in table
+    assert "hub/ada gpu-8g 1" in table
+
+
 def test_what_the_kubelet_does_not_tell_is_unknown_not_zero() -> None:
     found = build(None)
     assert not found.holders_known
@@ -76,15 +124,36 @@ def test_what_the_kubelet_does_not_tell_is_unknown_not_zero() -> None:
     assert {resource.largest_free_block for resource in found.resources} == {None}
 
 
+def test_what_the_driver_demands_is_a_problem() -> None:
+    found = status.build(
+        machine(gpu(0, demand="a reset of the GPU")),
+        Plan((), ()),
+        usage={},
+        holders=None,
+        registration={},
+    )
+    assert found.problems == (f"GPU 0 ({gpu(0).uuid}): the driver asks for a reset of the GPU",)
+
+
+def test_idle_and_unmonitored_are_notes_below_the_table() -> None:
+    idle = status.with_driver(status.EMPTY, idle=True, unmonitored={}, unlisted=())
+    assert "no NVIDIA GPU on this node" in "\n".join(lines(tables(idle.document())))
+    deaf = status.with_driver(
+        status.EMPTY, idle=False, unmonitored={"GPU-1": "not supported"}, unlisted=["0000:3b:00.0"]
+    )
+    text = "\n".join(lines(tables(deaf.document())))
+    assert "XID events are not heard of GPU-1" in text
+    assert "0000:3b:00.0 is an NVIDIA GPU that the driver does not list" in text
+
+
 def test_a_lost_gpu_is_named() -> None:
     lost = machine(gpu(1), lost=(LostGpu(0, gpu(0).uuid, "fallen off the bus"),))
     found = status.build(lost, Plan((), ()), usage={}, holders=None, registration={})
-    assert found.problems == ("GPU 0 is lost: fallen off the bus",)
+    assert found.problems == (f"GPU 0 ({gpu(0).uuid}) is lost: fallen off the bus",)
 
 
 def test_what_clean_up_needs_to_know() -> None:
-    assert status.held_devices(PODS) == {SHARED: {gpu(0).uuid}, DEDICATED: {SMALL}}
-    assert status.held_sets(PODS) == {
+    assert holders.held_sets(PODS) == {
         SHARED: [
             frozenset({f"{gpu(0).uuid}::0", f"{gpu(0).uuid}::1"}),
             frozenset({f"{gpu(0).uuid}::9"}),
@@ -121,6 +190,8 @@ def test_gauges_over_the_snapshot() -> None:
     assert value("memory_size_bytes", device=uuid) == 32 * GIB
     assert value("units", resource=SHARED, device=uuid) == 32
     assert value("units_allocated", resource=SHARED, device=uuid) == 3
+    assert value("units_withheld", resource=SHARED, device=uuid) == 0
+    assert value("units_reserved", resource=SHARED, device=uuid) == 0
     assert value("largest_free_block_units", resource=SHARED) == 32
     assert value("resource_registered", resource=DEDICATED) == 0
     assert value("device_healthy", device=uuid) == 1

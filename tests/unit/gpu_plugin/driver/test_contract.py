@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from gpu_plugin.devices import (
+    Gpu,
     GpuProcess,
     Machine,
     Memory,
@@ -29,6 +30,7 @@ from gpu_plugin.nvml import (
     Nvml,
     NvmlUnavailable,
 )
+from gpu_plugin.simulated.happenings import DEMANDS, Made
 from gpu_plugin.simulated.nvml import SimulatedNvml
 from tests.fakes.nvml.machines import Bench, OpenNvml
 from tests.fakes.nvml.remote import DriverProcess
@@ -289,7 +291,11 @@ def test_a_lost_gpu_isolates_only_itself(demo: Bench, open_nvml: OpenNvml) -> No
     assert [(gpu.index, gpu.uuid) for gpu in machine.lost] == [(2, lost.uuid)]
     assert nvml.memory(machine.gpus[0].uuid).used == 0
     demo.state.recover(lost.uuid)
-    assert nvml.machine().lost == ()
+    assert [gpu.uuid for gpu in nvml.machine().lost] == [lost.uuid], "not within the session"
+    nvml.reopen()
+    again = nvml.machine()
+    assert again.lost == ()
+    assert again.session > machine.session
     assert nvml.memory(lost.slices[0].uuid).used == 0
 
 
@@ -384,6 +390,77 @@ def test_a_slow_call_delays_no_other(demo: Bench, open_nvml: OpenNvml) -> None:
     assert time.monotonic() - started < 1
 
 
+@pytest.mark.parametrize("word", [*DEMANDS, "nothing"])
+def test_what_the_driver_demands(demo: Bench, open_nvml: OpenNvml, word: str) -> None:
+    nvml = open_nvml(demo)
+    a100 = demo.machine.gpus[2].uuid
+    demo.state.demand(a100, "reboot")
+    demo.state.demand(a100, word)
+    assert [gpu.demand for gpu in nvml.machine().gpus] == [None, None, DEMANDS.get(word)]
+
+
+def test_a_gpu_that_is_unplugged_is_lost_and_then_not_listed(
+    demo: Bench, open_nvml: OpenNvml
+) -> None:
+    nvml = open_nvml(demo)
+    before = nvml.machine()
+    demo.state.unplug(before.gpus[0].uuid)
+    assert [(lost.index, lost.uuid) for lost in nvml.machine().lost] == [(0, before.gpus[0].uuid)]
+    nvml.reopen()
+    after = nvml.machine()
+    assert after.lost == ()
+    assert [gpu.uuid for gpu in after.gpus] == [gpu.uuid for gpu in before.gpus[1:]]
+    assert [gpu.index for gpu in after.gpus] == [0, 1], "the indices shift"
+    demo.state.unplug(before.gpus[0].uuid, unplugged=False)
+    assert len(nvml.machine().gpus) == 2
+    nvml.reopen()
+    assert nvml.machine() == before
+
+
+def test_one_gpu_that_hangs_delays_no_question_about_another(
+    demo: Bench, open_nvml: OpenNvml
+) -> None:
+    nvml = open_nvml(demo)
+    nvml.machine()
+    demo.state.hang(demo.uuids[0], 150)
+    with ThreadPoolExecutor(1) as pool:
+        started = time.monotonic()
+        slow = pool.submit(nvml.gpu, 0)
+        assert nvml.outline().gpus == 3
+        assert isinstance(nvml.gpu(1), Gpu)
+        assert nvml.memory(demo.uuids[1]).used == 0
+        assert not slow.done()
+        assert isinstance(slow.result(timeout=30), Gpu)
+        assert time.monotonic() - started >= 0.15
+
+
+def test_slices_come_and_go_with_the_geometry(demo: Bench, open_nvml: OpenNvml) -> None:
+    nvml = open_nvml(demo)
+    parent = demo.machine.gpus[2]
+    gone, kept = parent.slices[0].uuid, parent.slices[1].uuid
+    nvml.machine()
+    demo.state.remove(gone)
+    for number in range(2):
+        made = Made(parent.uuid, f"MIG-made-{number}", 11 + number, 0, 9728 << 20, "1g.10gb")
+        demo.state.make(made)
+    demo.state.make(Made(parent.uuid, "MIG-cut", 13, 0, 9728 << 20, "1c.2g.20gb"))
+    found = {each.uuid: each for each in nvml.machine().gpus[2].slices}
+    assert {gone, "MIG-cut"}.isdisjoint(found)
+    assert (found["MIG-made-1"].profile, found["MIG-made-1"].gpu_instance) == ("1g.10gb", 12)
+    demo.state.hold("MIG-made-0", demo.start(91), GIB)
+    assert nvml.memory("MIG-made-0").used == GIB
+    demo.state.switch_mig(parent.uuid, on=False)
+    whole = nvml.machine().gpus[2]
+    assert (whole.mig_enabled, whole.slices) == (False, ())
+    for uuid in (kept, "MIG-made-0"):
+        with pytest.raises(DeviceIsGone):
+            nvml.memory(uuid)
+    demo.state.switch_mig(parent.uuid, on=True)
+    assert {each.uuid for each in nvml.machine().gpus[2].slices} == found.keys()
+    demo.state.switch_mig(demo.uuids[0], on=True)
+    assert nvml.machine().gpus[0].mig_enabled is None, "a V100 cannot"
+
+
 # --- events --------------------------------------------------------------------------------
 
 
@@ -436,11 +513,61 @@ def test_a_lost_gpu_takes_no_events_from_the_others(demo: Bench, open_nvml: Open
     assert nvml.wait_event(0.3) is None
     demo.state.xid(demo.uuids[1], 94)
     assert nvml.wait_event(5) == XidEvent(demo.uuids[1], 94)
+    assert set(nvml.unmonitored()) == {demo.uuids[0]}
     demo.state.recover(demo.uuids[0])
+    nvml.reopen()
     assert nvml.machine().lost == ()
     assert nvml.wait_event(0) is None
+    assert nvml.unmonitored() == {}
     demo.state.xid(demo.uuids[0], 45)
     assert nvml.wait_event(5) == XidEvent(demo.uuids[0], 45)
+
+
+def test_a_gpu_that_tells_of_no_events_is_named(demo: Bench, open_nvml: OpenNvml) -> None:
+    nvml = open_nvml(demo)
+    demo.state.deafen(demo.uuids[0])
+    assert nvml.wait_event(0) is None
+    assert set(nvml.unmonitored()) == {demo.uuids[0]}
+    demo.state.xid(demo.uuids[0], 79)
+    demo.state.xid(demo.uuids[1], 79)
+    assert nvml.wait_event(5) == XidEvent(demo.uuids[1], 79)
+    for gpu in demo.machine.gpus:
+        demo.state.deafen(gpu.uuid)
+    nvml.reopen()
+    with pytest.raises(NotSupported):
+        nvml.wait_event(0)
+    assert set(nvml.unmonitored()) == {gpu.uuid for gpu in demo.machine.gpus}
+    demo.state.clear()
+    nvml.reopen()
+    assert nvml.wait_event(0) is None
+    assert nvml.unmonitored() == {}
+
+
+def test_an_event_that_waits_outlives_its_session(demo: Bench, open_nvml: OpenNvml) -> None:
+    nvml = open_nvml(demo)
+    assert nvml.wait_event(0) is None
+    for code in (94, 79):
+        demo.state.xid(demo.uuids[0], code)
+    nvml.reopen()
+    nvml.machine()
+    assert [nvml.wait_event(1) for _ in range(2)] == [
+        XidEvent(demo.uuids[0], 94),
+        XidEvent(demo.uuids[0], 79),
+    ]
+    assert nvml.wait_event(0) is None
+
+
+def test_events_are_heard_again_after_the_driver_was_opened_anew(
+    demo: Bench, open_nvml: OpenNvml
+) -> None:
+    nvml = open_nvml(demo)
+    assert nvml.wait_event(0) is None
+    for reopen in (nvml.reopen, demo.state.reload_driver):
+        reopen()
+        nvml.machine()
+        assert nvml.wait_event(0) is None
+        demo.state.xid(demo.uuids[0], 79)
+        assert nvml.wait_event(5) == XidEvent(demo.uuids[0], 79)
 
 
 # --- memory limits ------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ import pytest
 
 from gpu_plugin.devices import GpuProcess, ProcessKind, XidEvent
 from gpu_plugin.nvml import GpuIsLost, NotSupported, Nvml, NvmlUnavailable
+from gpu_plugin.simulated.happenings import Made
 from gpu_plugin.simulated.nvml import SimulatedNvml
 from tests.fakes.nvml import raw
 from tests.fakes.nvml.machines import Bench
@@ -171,11 +172,17 @@ def test_the_two_readers_of_the_state_agree(
     for _ in range(30):
         for _ in range(chosen.randint(1, 6)):
             _happen(bench, chosen)
-        for uuid in bench.uuids:
+        assert _slices(simulated) == _slices(driver)
+        made = [each.uuid for gpu in simulated.machine().gpus for each in gpu.slices]
+        for uuid in dict.fromkeys((*bench.uuids, *made)):
             for question in ("memory", "processes", "utilisation"):
                 got = [_answer(nvml, question, uuid) for nvml in (simulated, driver)]
                 assert got[0] == got[1], (question, uuid)
     driver.close()
+
+
+def _slices(nvml: Nvml) -> list[object]:
+    return [(gpu.mig_enabled, gpu.slices) for gpu in nvml.machine().gpus]
 
 
 def _answer(nvml: Nvml, question: str, uuid: str) -> object:
@@ -183,7 +190,7 @@ def _answer(nvml: Nvml, question: str, uuid: str) -> object:
         return getattr(nvml, question)(uuid)
     except GpuIsLost as error:
         if type(error) is GpuIsLost:
-            nvml.machine()  # looks whether it came back
+            nvml.reopen()  # only then can it come back
         return type(error)
 
 
@@ -191,6 +198,7 @@ def _happen(bench: Bench, chosen: random.Random) -> None:
     """Something, or half a line of it, or a line of a writer that we do not know."""
     state, pid = bench.state, chosen.randint(1, 9)
     uuid = chosen.choice([*bench.uuids, "GPU-never"])
+    made = f"MIG-{pid}-{uuid}"  # a UUID is of one GPU for ever
     kinds = chosen.sample(list(ProcessKind), chosen.randint(1, 3))
     used = chosen.choice([None, 0, chosen.randrange(1 << 36)])
     actions: list[Callable[[], object]] = [
@@ -203,6 +211,13 @@ def _happen(bench: Bench, chosen: random.Random) -> None:
         lambda: state.remove(uuid),
         lambda: state.restore(uuid),
         lambda: state.xid(uuid, pid),
+        lambda: state.switch_mig(uuid, on=pid > 3),
+        lambda: state.make(
+            Made(uuid, made, pid, 0, 1 << 30, chosen.choice(["1g.5gb", "3g.20gb", "1g"]))
+        ),
+        lambda: state.remove(made),
+        lambda: state.restore(made),
+        lambda: _write(bench, f"mig {uuid}\nmake {uuid} MIG-x\ndemand {uuid} x\nhang {uuid} y\n"),
         lambda: state.reload_driver(),
         lambda: _write(bench, f"hold {uuid} {pid} - 5 psychic\nhold {uuid}\nnonsense\n\n \n"),
         lambda: _write(

@@ -39,7 +39,26 @@ def _tables(status: Status) -> Sequence[Table]:
     ]
     columns = ("pod", "container", "CPUs", "memory", "used", "views")
     note = "" if rows else "no container runs here"
-    return (Table("Views", columns, rows, note, measured=frozenset({"used"})),)
+    views = Table("Views", columns, rows, note, measured=frozenset({"used"}))
+    root = status.get("compat_root", {})
+    return (views, _root(root)) if root.get("path") else (views,)
+
+
+def _root(root: Mapping[str, Any]) -> Table:
+    """The compatible root, where one is configured."""
+    shown = "each container's own" if root["virtual"] else "the host's (SIGUSR2)"
+    row = [
+        root["path"],
+        root["state"],
+        text(root["pid"]),
+        shown,
+        str(sum(root["opens"].values())),
+        str(sum(root["host_answers"].values())),
+        str(root["restarts"]),
+    ]
+    columns = ("lxcfs-compatible root", "state", "pid", "values", "opens", "host's", "restarts")
+    measured = frozenset({"opens", "host's"})
+    return Table("Compatible root", columns, [row], root["reason"], measured=measured)
 
 
 def _views(views: Mapping[str, str]) -> str:

@@ -24,6 +24,7 @@ def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     show.add_argument(
         "who", metavar="PID|POD", help="a process, or a pod as NAME, NAMESPACE/NAME or its uid"
     )
+    show.add_argument("--json", action="store_true", help="the same as JSON")
     show.set_defaults(run=_show)
     away = verbs.add_parser("eject", help="take every view out of every container")
     away.set_defaults(run=_eject)
@@ -38,22 +39,31 @@ def _node(options: argparse.Namespace) -> NodeConfig:
 
 
 def _list(options: argparse.Namespace) -> int:
-    from lxcfs_helper.explain import list_containers
+    from lxcfs_helper.explain import attached, containers
+    from lxcfs_helper.explain_text import listing
 
-    print(list_containers(_node(options)))
+    node = _node(options)
+    running = [
+        (one, None if one.pid is None else attached(node, one.pid)) for one in containers(node)
+    ]
+    print(listing(running))
     return 0
 
 
 def _show(options: argparse.Namespace) -> int:
-    from lxcfs_helper.explain import show
+    from lxcfs_helper.explain import explain
+    from lxcfs_helper.explain_text import report
 
-    print(show(_node(options), options.who))
+    print(report(explain(_node(options), options.who)).text(as_json=options.json))
     return 0
 
 
 def _eject(options: argparse.Namespace) -> int:
+    import trio
+
     from agents.mounts import LinuxMounts
     from agents.namespaces import NamespaceHelper
+    from lxcfs_helper.compat.removal import remove
     from lxcfs_helper.eject import eject
     from lxcfs_helper.files import ViewFiles, views_directory
 
@@ -65,7 +75,10 @@ def _eject(options: argparse.Namespace) -> int:
         done = eject(host, namespaces, files)
     finally:
         namespaces.close()
+    roots, problems = trio.run(remove, node.run_dir, host, LinuxMounts())
     print(f"{done.mounts} mounts taken out of {done.namespaces} containers")
-    for problem in done.problems:
+    if roots:
+        print("the lxcfs-compatible root taken away")
+    for problem in (*done.problems, *problems):
         print(f"not taken away: {problem}")
-    return 1 if done.problems else 0
+    return 1 if done.problems or problems else 0

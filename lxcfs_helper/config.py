@@ -3,21 +3,17 @@
 
 from __future__ import annotations
 
-import enum
+import re
 from typing import Annotated
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, Field
 
-from agents.config import Duration, Section
+from agents.config import Duration, HostPath, Section, shown
+from lxcfs_helper.view_name import ViewName as ViewName
 
-
-class ViewName(enum.Enum):
-    """What can be shown. `cpu` is /sys/devices/system/cpu/{online,possible,present}, together."""
-
-    MEMINFO = "meminfo"
-    CPUINFO = "cpuinfo"
-    STAT = "stat"
-    CPU = "cpu"
+#: Without uptime: process start times count from the boot of the host, so ps and top reckon wrongly
+#: beside it.
+_USUAL = tuple(name for name in ViewName if name is not ViewName.UPTIME)
 
 
 def _each_once(names: tuple[ViewName, ...]) -> tuple[ViewName, ...]:
@@ -27,10 +23,44 @@ def _each_once(names: tuple[ViewName, ...]) -> tuple[ViewName, ...]:
     return names
 
 
-def _a_glob(patterns: tuple[str, ...]) -> tuple[str, ...]:
-    if any(not pattern.strip() for pattern in patterns):
-        raise ValueError("'' matches no namespace; write a name or a pattern such as 'jupyter*'")
+#: A glob's own characters besides those of what it matches.
+_NAMESPACE = re.compile(r"[a-z0-9\-*?\[\]!]{1,253}")
+_LABEL_VALUE = re.compile(r"[A-Za-z0-9_.\-*?\[\]!]{0,253}")
+#: Kubernetes' qualified name: an optional DNS prefix, and a name.
+_QUALIFIED = re.compile(
+    r"(?=[^/]{1,253}/)([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
+    r"|[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
+)
+
+
+def _namespaces(patterns: tuple[str, ...]) -> tuple[str, ...]:
+    for pattern in patterns:
+        if not _NAMESPACE.fullmatch(pattern):
+            raise ValueError(
+                f"{shown(pattern)} matches no namespace, whose name has a-z, 0-9 and '-' alone; "
+                "write a name or a pattern such as 'jupyter*'"
+            )
     return patterns
+
+
+def _key(key: str) -> str:
+    if not _QUALIFIED.fullmatch(key):
+        raise ValueError(
+            f"{shown(key)} is no key of a label or annotation; write one such as 'app' or "
+            "'example.org/app'"
+        )
+    return key
+
+
+def _labels(labels: dict[str, str]) -> dict[str, str]:
+    for key, pattern in labels.items():
+        _key(key)
+        if not _LABEL_VALUE.fullmatch(pattern):
+            raise ValueError(
+                f"{key}: {shown(pattern)} matches no label value, which has letters, digits, '-', "
+                "'_' and '.' alone; write a value or a pattern such as 'singleuser-*'"
+            )
+    return labels
 
 
 def _heartbeat(seconds: float) -> float:
@@ -39,22 +69,39 @@ def _heartbeat(seconds: float) -> float:
     return seconds
 
 
-Globs = Annotated[tuple[str, ...], AfterValidator(_a_glob)]
+def _poll(seconds: float) -> float:
+    if not 0.05 <= seconds <= 60:
+        raise ValueError(f"{seconds:g} s is out of range; write 50ms to 60s, such as 10s")
+    return seconds
+
+
+Namespaces = Annotated[tuple[str, ...], AfterValidator(_namespaces)]
 
 
 class InjectConfig(Section):
-    """Which containers, by their pod's namespace: one pattern must match, none may exclude it."""
+    """Which containers are shown views: by their pod's namespace (one of `namespaces` must match,
+    none of `exclude` may), by its labels (all of `pod_labels` must match), and as the pod itself
+    says.
+    """
 
-    namespaces: Globs = ("*",)
-    exclude: Globs = ("kube-system",)
+    namespaces: Namespaces = ("*",)
+    exclude: Namespaces = ("kube-system",)
+    pod_labels: Annotated[dict[str, str], AfterValidator(_labels)] = Field(default_factory=dict)
+    #: What a pod says itself, in an annotation (or label) of this name: "false" leaves it out,
+    #: "true" takes it in whatever `namespaces` and `pod_labels` say.
+    annotation: Annotated[str, AfterValidator(_key)] = "nodeshare/view"
 
 
 class ViewConfig(Section):
     """Everything about the resource view."""
 
-    files: Annotated[tuple[ViewName, ...], AfterValidator(_each_once)] = tuple(ViewName)
+    files: Annotated[tuple[ViewName, ...], AfterValidator(_each_once)] = _USUAL
     inject: InjectConfig = InjectConfig()
-    #: How often changed containers get fresh values. Unchanged ones are looked at, not rendered.
+    #: How old the values may get that somebody reads. Where nobody reads they may get 5 s old.
     heartbeat: Annotated[Duration, AfterValidator(_heartbeat)] = 1.0
-    #: How often the container runtime is asked who runs.
-    poll: Annotated[Duration, AfterValidator(_heartbeat)] = 1.0
+    #: How often the container runtime is asked who runs, besides whenever something tells that a
+    #: container came or went.
+    poll: Annotated[Duration, AfterValidator(_poll)] = 10.0
+    #: Where to serve the tree that lxcfs has, for pod specs that mount files of it; None: nowhere,
+    #: because lxcfs itself may be there.
+    compat_root: HostPath | None = None

@@ -1,33 +1,43 @@
 # SPDX-License-Identifier: Apache-2.0
 """The containers that are shown views: who they are, what their files say, what is to be attached.
 
-Three verbs, all for one thread: `observe` takes the list of running containers, `refresh` brings
-files up to date where something moved, `settle` takes what the injector found. What each container
-is like in between is in `covered`. Attaches nothing itself and never waits.
+All for one thread: `observe` takes the list of running containers, `limits_changed` and `read_by`
+what the kernel told of them, `refresh` brings the files up to date for which it is time, `settle`
+takes what the injector found. What each container is like in between is in `covered`. Attaches
+nothing itself and never waits.
 """
 
 from __future__ import annotations
 
+import errno
+import math
+import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from agents import processes
+from agents.cgroup_events import CgroupChanges
 from agents.cgroups import Cgroups
-from agents.containers import Container
+from agents.containers import Container, Pod
 from agents.errors import Unavailable
 from agents.hostfs import HostFs
 from lxcfs_helper.config import ViewConfig
-from lxcfs_helper.covered import Covered
+from lxcfs_helper.covered import Covered, Failure
+from lxcfs_helper.demand import Demand
 from lxcfs_helper.facts import HostFacts
 from lxcfs_helper.files import ViewFiles
+from lxcfs_helper.host_reading import CLOCK_TICKS, HostReader
 from lxcfs_helper.inject import Result, Step, Wish
-from lxcfs_helper.reading import HostReader
-from lxcfs_helper.selection import Located, locate, selected
+from lxcfs_helper.reading import ContainerReader
+from lxcfs_helper.selection import Exclusion, Located, exclusion, locate, misunderstood
+from lxcfs_helper.sources import Source
+from lxcfs_helper.views import VIEWS
 
-#: No file is older than this, read or not.
-MAX_AGE_S = 5.0
+#: A sweep takes its time, and so do those who wait for the same CPU: what is promised for a
+#: heartbeat is done in this part of it.
+_EARLY = 0.9
 
 #: A runtime that restarts may list nobody for a while; only then does a file belong to nobody.
 ORPHAN_S = 60.0
@@ -35,13 +45,22 @@ ORPHAN_S = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Sweep:
-    """What one `refresh` did: containers looked at and rendered, how long it took, how old the
-    oldest file was before it."""
+    """What one `refresh` did.
+
+    How many containers there were, in how many somebody reads, how many were looked at, and how
+    many containers and views were rendered. The age of the oldest files before it, of all and of
+    those that are read, and how long it took, in seconds; `cpu_s` of that on a CPU.
+    """
 
     containers: int = 0
+    read: int = 0
+    looked: int = 0
     rendered: int = 0
-    duration_s: float = 0.0
+    views: int = 0
     oldest_s: float = 0.0
+    oldest_read_s: float = 0.0
+    duration_s: float = 0.0
+    cpu_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,15 +88,21 @@ class Coverage:
         cgroups: Cgroups,
         files: ViewFiles,
         clock: Callable[[], float] = boot_clock,
+        demand: Demand | None = None,
+        most: int = sys.maxsize,
     ) -> None:
+        """`demand` None: nobody tells who reads, so everybody is taken to read all the time.
+        `most`: how many containers can be covered at all."""
         self.config = config
+        self._demand = demand
+        self._most = most
         self._host = host
-        self._host_reader = HostReader(host)
+        self._host_reader = HostReader(host, [at for view in VIEWS.values() for at in view.targets])
         self._cgroups = cgroups
         self._files = files
         self._clock = clock
         self._covered: dict[str, Covered] = {}
-        self._excluded: dict[str, Container] = {}
+        self._excluded: dict[str, tuple[Container, Exclusion]] = {}
         self._unlocated: dict[str, tuple[Container, str]] = {}
         self._orphans: dict[str, float] = {}
         #: As they were at the last sweep that rendered anything.
@@ -88,7 +113,7 @@ class Coverage:
 
         Raises Unavailable when no files can be made.
         """
-        wanted = any(selected(self.config.inject, container) for container in running)
+        wanted = any(exclusion(self.config.inject, one.pod) is None for one in running)
         if wanted and self._files.mount():
             for one in self._covered.values():
                 one.start_over()
@@ -102,19 +127,73 @@ class Coverage:
                 self._drop_if_gone(container_id)
         self._remove_orphans(listed)
 
+    def limits_changed(self, changes: CgroupChanges) -> None:
+        """Take what happened in the cgroup trees: whose limits may be different now."""
+        if not (changes.limited or changes.lost):
+            return
+        for one in self._covered.values():
+            if any(changes.limits(path) for path in one.located.cgroup.all()):
+                one.look_at(Source.LIMITS)
+
+    def check_limits(self) -> None:
+        """Look whether limits were set anew, where nobody tells."""
+        self._cgroups.read_anew()
+        for one in self._covered.values():
+            one.check_limits()
+
+    def removed(self, changes: CgroupChanges) -> None:
+        """Take which cgroups are gone: their containers are, when their process is as well."""
+        gone = [
+            container_id
+            for container_id, one in (self._covered.items() if changes.removed else ())
+            if not changes.removed.isdisjoint(one.located.cgroup.all())
+        ]
+        for container_id in gone:
+            self._drop_if_gone(container_id)
+
+    def read_by(self, container_ids: Iterable[str]) -> None:
+        """Take who reads now."""
+        now = self._clock()
+        for container_id in container_ids:
+            one = self._covered.get(container_id)
+            if one is not None:
+                one.rhythm.read(now, self._heartbeat_s)
+
+    def next_look_s(self) -> float:
+        """In how many seconds the next `refresh` is due."""
+        soonest = min((one.rhythm.look_before for one in self._covered.values()), default=math.inf)
+        return max(0.0, soonest - self._clock())
+
     def refresh(self) -> Sweep:
-        """Bring the files of every container up to date in which something moved. Raises
-        Unavailable when the host itself cannot be read."""
-        started, now = time.perf_counter(), self._clock()
-        moved = [one for one in self._covered.values() if one.moved(now, self._patience_s)]
-        ages = [now - one.rendered_at for one in self._covered.values() if one.rendered_at]
+        """Bring the files of every container up to date for which it is time and in which something
+        moved. Raises Unavailable when the host itself cannot be read."""
+        started, cpu, now = time.perf_counter(), time.thread_time(), self._clock()
+        due = [one for one in self._covered.values() if one.rhythm.look_from <= now]
+        reading = [
+            now - one.rendered_at for one in due if one.rhythm.read_at >= one.rhythm.looked_at
+        ]
+        self._cgroups.read_anew()
+        heartbeat_s = self._heartbeat_s
+        moved = [(one, sources) for one in due if (sources := one.look(now, heartbeat_s))]
+        oldest_s = max((now - one.rendered_at for one, _ in moved if one.rendered_at), default=0.0)
+        views = 0
         if moved:
-            self._cgroups.read_anew()
             host = self.host_facts = self._host_reader.read()
-            for one in moved:
-                self._render(one, host, now)
-        duration_s = time.perf_counter() - started
-        return Sweep(len(self._covered), len(moved), duration_s, max(ages, default=0.0))
+            views = sum(self._render(one, sources, host, now) for one, sources in moved)
+        for one in due:
+            if one.rhythm.to_expect(now):
+                self._expect(one)
+        return Sweep(
+            containers=len(self._covered),
+            read=len(reading),
+            looked=len(due),
+            rendered=len(moved),
+            views=views,
+            oldest_s=oldest_s,
+            oldest_read_s=max(reading, default=0.0),
+            duration_s=time.perf_counter() - started,
+            cpu_s=time.thread_time() - cpu,
+        )
 
     def orders(self, *, everything: bool = False) -> tuple[Order, ...]:
         """What is to be attached or checked: where something changed, or everywhere."""
@@ -137,9 +216,23 @@ class Coverage:
         """The covered containers."""
         return self._covered.values()
 
-    def excluded(self) -> Iterable[Container]:
-        """Running containers that the configuration leaves out."""
+    def read(self) -> int:
+        """In how many containers somebody read lately."""
+        now = self._clock()
+        return sum(one.rhythm.is_read(now) for one in self._covered.values())
+
+    def excluded(self) -> Iterable[tuple[Container, Exclusion]]:
+        """Running containers that are left out, each with the reason."""
         return self._excluded.values()
+
+    def misunderstood(self) -> Iterable[tuple[Pod, str]]:
+        """Pods that say of themselves what is not understood, and what is wrong with it."""
+        running = [one.located.container for one in self._covered.values()]
+        running += [container for container, _ in self._excluded.values()]
+        for pod in {container.pod.uid: container.pod for container in running}.values():
+            problem = misunderstood(self.config.inject, pod)
+            if problem is not None:
+                yield pod, problem
 
     def unlocated(self) -> Iterable[tuple[Container, str]]:
         """Running containers that could not be found on the host, each with the reason."""
@@ -153,15 +246,24 @@ class Coverage:
         self._files.close()
 
     @property
-    def _patience_s(self) -> float:
-        """How old the files of a container may get in which nothing moves; the next look comes one
-        heartbeat later."""
-        return max(0.0, MAX_AGE_S - 2 * self.config.heartbeat)
+    def _heartbeat_s(self) -> float:
+        return self.config.heartbeat * _EARLY
+
+    def _expect(self, one: Covered) -> None:
+        """Have the next read told, if there is anything to read, and anybody to tell it."""
+        if self._demand is None or not (one.selected and one.rendered_at):
+            return
+        try:
+            self._demand.expect(one.id, one.directory)
+            one.rhythm.expect()
+        except Unavailable:
+            pass  # it is taken as read until this works
 
     def _observe_one(self, container: Container) -> None:
-        wanted = selected(self.config.inject, container)
-        if not wanted:
-            self._excluded[container.id] = container
+        why_not = exclusion(self.config.inject, container.pod)
+        wanted = why_not is None
+        if why_not is not None:
+            self._excluded[container.id] = container, why_not
         one = self._covered.get(container.id)
         if one is None and (wanted or container.id in self._files.containers()):
             one = self._cover(container)
@@ -170,22 +272,32 @@ class Coverage:
 
     def _cover(self, container: Container) -> Covered | None:
         try:
+            if len(self._covered) >= self._most:
+                raise Unavailable(
+                    f"no more than {self._most} containers can be covered with the open files "
+                    "that this agent may have",
+                    remedy=_REMEDIES[errno.EMFILE],
+                )
             located = locate(self._host, self._cgroups, container)
             cgroup = self._cgroups.open(located.cgroup)
         except ProcessLookupError:
             return None
         except (Unavailable, OSError) as error:
-            self._unlocated[container.id] = container, str(error)
+            self._unlocated[container.id] = container, _explained(error)
             return None
-        one = Covered(located, cgroup, self._files)
+        started_s = located.process.start_ticks / CLOCK_TICKS
+        reader = ContainerReader(cgroup, self._host.proc, started_s)
+        one = Covered(located, cgroup, reader, self._files)
         self._covered[container.id] = one
         return one
 
-    def _render(self, one: Covered, host: HostFacts, now: float) -> None:
+    def _render(self, one: Covered, sources: int, host: HostFacts, now: float) -> int:
         try:
-            one.render(host, now)
+            return one.render(sources, host, now)
         except (OSError, Unavailable, ValueError) as error:
-            one.failed(str(error))
+            full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+            one.failed(_explained(error), Failure.WRITE if full else Failure.READ)
+            return 0
 
     def _remove_orphans(self, listed: set[str]) -> None:
         """Remove files that an earlier agent made for containers which are not listed any more."""
@@ -204,3 +316,16 @@ class Coverage:
             del self._covered[container_id]
             one.close()
             self._files.remove(container_id)
+
+
+_REMEDIES = {
+    errno.ENOSPC: "the tmpfs of the views is full: look for what else is in it",
+    errno.EMFILE: "raise the limit of open files (LimitNOFILE) of this agent",
+    errno.ENFILE: "raise fs.file-max",
+}
+
+
+def _explained(error: Exception) -> str:
+    """With a remedy, where the kernel's word has none."""
+    remedy = _REMEDIES.get(error.errno or 0) if isinstance(error, OSError) else None
+    return str(error) if remedy is None else f"{error}; {remedy}"

@@ -15,9 +15,9 @@ from agents import mountinfo, processes
 from agents.errors import Unavailable
 from agents.hostfs import HostFs
 from agents.mountinfo import MountEntry
-from agents.namespaces import Namespaces
+from agents.namespaces import Namespaces, NoAnswer
 from agents.processes import ProcessKey
-from lxcfs_helper.files import ViewFiles, is_ours
+from lxcfs_helper.files import ViewFiles, is_of_any_agent, is_ours
 
 #: One unmount may bring to light another; more rounds than anyone stacks.
 _ROUNDS = 64
@@ -36,15 +36,10 @@ def eject(host: HostFs, namespaces: Namespaces, files: ViewFiles) -> Ejected:
     """Remove everything that any agent of ours attached. Goes on after a problem."""
     taken, places, problems = 0, 0, []
     for key in _one_of_each_namespace(host, files.source):
-        try:
-            count = _clear(host, namespaces, key, files.source)
-        except ProcessLookupError:  # it ended, and its mounts with it
-            continue
-        except (OSError, Unavailable) as error:
-            problems.append(f"process {key.pid}: {error}")
-            continue
+        count, reasons = _clear(host, namespaces, key, files.source)
         taken += count
         places += count > 0
+        problems += [f"process {key.pid}: {reason}" for reason in reasons]
     try:
         files.unmount()
     except OSError as error:
@@ -70,31 +65,57 @@ def _one_of_each_namespace(host: HostFs, source: str) -> Iterator[ProcessKey]:
 def ours(host: HostFs, pid: int, source: str) -> tuple[MountEntry, ...]:
     """The mounts of ours that a process sees; none when it is gone."""
     try:
-        entries = mountinfo.read(host.proc, pid)
+        return _ours(mountinfo.read(host.proc, pid), source)
     except OSError:
         return ()
-    return tuple(entry for entry in entries if is_ours(entry, source))
 
 
-def _clear(host: HostFs, namespaces: Namespaces, key: ProcessKey, source: str) -> int:
-    taken = 0
-    for _ in range(_ROUNDS):
-        mine = _on_top(mountinfo.read(host.proc, key.pid), source)
-        if not mine:
-            break
-        with processes.pinned(host.proc, key) as pidfd:
-            if pidfd is None:
-                raise ProcessLookupError
+def _ours(entries: Sequence[MountEntry], source: str) -> tuple[MountEntry, ...]:
+    """A cgroup's own file does not say who attached it: where another agent shows its views, and we
+    show none, it is that agent's."""
+    found = tuple(entry for entry in entries if is_ours(entry, source))
+    own = any(entry.source == source for entry in found)
+    return found if own or not any(is_of_any_agent(entry) for entry in entries) else ()
+
+
+def _clear(
+    host: HostFs, namespaces: Namespaces, key: ProcessKey, source: str
+) -> tuple[int, list[str]]:
+    """How many mounts were taken away, and what could not be, in words."""
+    taken, failed = 0, dict[Path, str]()
+    wanted = {Path(entry.mount_point) for entry in ours(host, key.pid, source)}
+    try:
+        for _ in range(_ROUNDS):
+            entries = mountinfo.read(host.proc, key.pid)
+            mine = [at for at in wanted - failed.keys() if _on_top(entries, at, source)]
+            if not mine:
+                break
             for place in mine:
-                namespaces.detach(pidfd, place)
-                taken += 1
-    return taken
+                try:
+                    _detach(host, namespaces, key, place)
+                    taken += 1
+                except (NoAnswer, ProcessLookupError):
+                    raise
+                except (OSError, Unavailable) as error:
+                    failed[place] = f"{str(place)!r}: {error}"
+    except ProcessLookupError:  # it ended, and its mounts with it
+        return taken, []
+    except (OSError, Unavailable) as error:
+        return taken, [*failed.values(), str(error)]
+    return taken, [*failed.values()]
 
 
-def _on_top(entries: Sequence[MountEntry], source: str) -> list[Path]:
-    """Where a mount of ours can be taken away; what others put over one stays."""
-    places = {entry.mount_point for entry in entries if is_ours(entry, source)}
-    return [Path(place) for place in places if is_ours(mountinfo.at(entries, place)[-1], source)]
+def _detach(host: HostFs, namespaces: Namespaces, key: ProcessKey, place: Path) -> None:
+    with processes.pinned(host.proc, key) as pidfd:
+        if pidfd is None:
+            raise ProcessLookupError
+        namespaces.detach(pidfd, place)
+
+
+def _on_top(entries: Sequence[MountEntry], place: Path, source: str) -> bool:
+    """Whether a mount of ours can be taken away there; what others put over one stays."""
+    stack = mountinfo.at(entries, place)
+    return bool(stack) and is_ours(stack[-1], source)
 
 
 def _namespace(host: HostFs, pid: str) -> int | None:

@@ -1,57 +1,54 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a container sees, next to the host's value, and which cgroup sets each limit. Reads only."""
+"""What a container sees, next to the host's value, and where each number comes from. Reads only."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
-from agents import tables
-from agents.cgroup_formats import parse_cpu_list
+from agents import mountinfo, processes
+from agents.cgroup_formats import CgroupPaths, up
 from agents.cgroups import LinuxCgroups
 from agents.config import NodeConfig
 from agents.containers import Container
 from agents.cri import CriContainers
 from agents.errors import AgentError, Unavailable
 from agents.hostfs import PROC, SYS, HostFs
-from agents.tables import Table
-from lxcfs_helper import reading
-from lxcfs_helper.container_limits import Limits
+from lxcfs_helper.config import ViewName
 from lxcfs_helper.eject import ours
+from lxcfs_helper.facts import ContainerFacts, HostFacts
 from lxcfs_helper.files import source_name, views_directory
-from lxcfs_helper.views import VIEWS
-
-_NO_LIMIT = ("no limit", tables.UNKNOWN)
-
-
-def list_containers(node: NodeConfig) -> str:
-    """Every running container, and which of its targets show a file of ours."""
-    rows = [
-        [f"{one.pod.namespace}/{one.pod.name}", one.name, tables.text(one.pid), _shown(node, one)]
-        for one in _containers(node)
-    ]
-    return "\n".join(tables.lines([Table("Views", ("pod", "container", "pid", "shown"), rows)]))
+from lxcfs_helper.host_reading import HostReader
+from lxcfs_helper.reading import ContainerReader
+from lxcfs_helper.selection import own_cgroup
+from lxcfs_helper.sources import EVERYTHING
+from lxcfs_helper.views import VIEWS, Told, View
 
 
-def show(node: NodeConfig, who: str) -> str:
-    """One process, or every container of one pod."""
-    host = node.host.host_fs()
-    if who.isdigit():
-        return "\n".join(tables.lines(_explain(host, int(who), f"process {who}")))
-    found = [one for one in _containers(node) if _meant(one, who) and one.pid is not None]
-    if not found:
-        raise AgentError(
-            f"no running container belongs to a pod {who!r}",
-            remedy="list them with: nodeshare view ls",
-        )
-    pages = [
-        _explain(host, one.pid, f"{one.pod.namespace}/{one.pod.name} {one.name} (pid {one.pid})")
-        for one in found
-        if one.pid is not None
-    ]
-    return "\n".join(tables.lines([table for page in pages for table in page]))
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """How one view stands in one container: in a word or two, why, and its numbers."""
+
+    state: str
+    why: str
+    told: tuple[Told, ...] = ()
 
 
-def _containers(node: NodeConfig) -> tuple[Container, ...]:
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """One container. `levels` are its cgroup and all above it, the container's own first."""
+
+    title: str
+    pid: int
+    levels: tuple[str, ...]
+    host: HostFacts
+    facts: ContainerFacts
+    views: Mapping[ViewName, Shown]
+
+
+def containers(node: NodeConfig) -> tuple[Container, ...]:
+    """Everybody who runs, by namespace and pod. Raises Unavailable."""
     runtime = CriContainers(node.cri_socket)
     try:
         return tuple(sorted(runtime.list(), key=lambda one: (one.pod.namespace, one.pod.name)))
@@ -59,66 +56,134 @@ def _containers(node: NodeConfig) -> tuple[Container, ...]:
         runtime.close()
 
 
+def attached(node: NodeConfig, pid: int) -> frozenset[ViewName]:
+    """The views that a process is shown, by its mount table."""
+    source = source_name(views_directory(node.run_dir))
+    mounted = {entry.mount_point for entry in ours(node.host.host_fs(), pid, source)}
+    return frozenset(
+        name
+        for name, view in VIEWS.items()
+        if any(str(target) in mounted for target in view.targets)
+    )
+
+
+def explain(node: NodeConfig, who: str) -> tuple[Explanation, ...]:
+    """One process, or every container of one pod. Raises AgentError when there is none."""
+    if who.isdigit():
+        return (_of_process(node, int(who)),)
+    found = [one for one in containers(node) if _meant(one, who) and one.pid is not None]
+    if not found:
+        raise AgentError(
+            f"no running container belongs to a pod {who!r}",
+            remedy="list them with: nodeshare view ls",
+        )
+    return tuple(_of_container(node, one) for one in found)
+
+
 def _meant(container: Container, who: str) -> bool:
     pod = container.pod
     return who in (pod.name, pod.uid, f"{pod.namespace}/{pod.name}")
 
 
-def _shown(node: NodeConfig, container: Container) -> str:
-    if container.pid is None:
-        return tables.UNKNOWN
-    host = node.host.host_fs()
-    source = source_name(views_directory(node.run_dir))
-    mounted = {entry.mount_point for entry in ours(host, container.pid, source)}
-    names = [
-        name.value for name, view in VIEWS.items() if {str(t) for t in view.targets} <= mounted
-    ]
-    return ", ".join(names) or "nothing: the host's own files"
-
-
-def _explain(host: HostFs, pid: int, title: str) -> Sequence[Table]:
-    root = host.of_pid(pid, "root")
-    inside = HostFs(proc=root / PROC.relative_to("/"), sys=root / SYS.relative_to("/"))
-    cgroups = LinuxCgroups(host)
+def _of_process(node: NodeConfig, pid: int) -> Explanation:
+    """As its container, where the runtime answers and knows one; else by its own cgroup."""
+    paths = _paths(node.host.host_fs(), pid)
     try:
-        theirs = _seen(inside)
-        cgroup = cgroups.open(cgroups.paths(pid))
+        running = containers(node)
+    except Unavailable:
+        running = ()
+    home = [one for one in running if any(one.id in path for path in paths.all())]
+    if not home:
+        return _explained(node, f"process {pid}", pid, paths)
+    return _explained(node, f"{_name(home[0])}, process {pid}", pid, own_cgroup(paths, home[0]))
+
+
+def _of_container(node: NodeConfig, container: Container) -> Explanation:
+    assert container.pid is not None
+    paths = own_cgroup(_paths(node.host.host_fs(), container.pid), container)
+    return _explained(node, f"{_name(container)} (pid {container.pid})", container.pid, paths)
+
+
+def _name(container: Container) -> str:
+    return f"{container.pod.namespace}/{container.pod.name} {container.name}"
+
+
+def _paths(host: HostFs, pid: int) -> CgroupPaths:
+    try:
+        return LinuxCgroups(host).paths(pid)
+    except ProcessLookupError:
+        raise AgentError(
+            f"there is no process {pid}",
+            remedy="take the pid that the host knows, not the one in the container",
+        ) from None
     except (OSError, ValueError) as error:
         raise Unavailable(f"cannot look into process {pid}: {error}") from error
-    limits = reading.read_limits(cgroup)
-    cgroup.close()
-    own = _seen(host)
-    rows = [[what, theirs[what], own[what]] for what in own]
-    return (
-        Table(title, ("WHAT", "CONTAINER SEES", "HOST"), rows),
-        Table("limits", ("WHAT", "VALUE", "SET BY"), _limits(limits)),
-    )
 
 
-def _limits(limits: Limits) -> list[list[str]]:
-    memory, quota = limits.memory, limits.quota
-    cpus = tables.UNKNOWN if limits.allowed is None else str(len(limits.allowed))
-    return [
-        ["memory", *(_NO_LIMIT if memory is None else (_mebibytes(memory.value), memory.path))],
-        ["CPU quota", *(_NO_LIMIT if quota is None else (f"{quota.value:g}", quota.path))],
-        ["CPUs allowed", cpus, "cpuset"],
-    ]
-
-
-def _seen(at: HostFs) -> dict[str, str]:
-    """What programs decide by, read where they read it."""
-    meminfo = reading.parse_meminfo((at.proc / "meminfo").read_text())
-    cpuinfo = (at.proc / "cpuinfo").read_text(errors="replace").splitlines()
-    lines = (at.proc / "stat").read_text().splitlines()
-    online = parse_cpu_list((at.cpu_devices / "online").read_text())
-    names = ("MemTotal", "MemFree", "MemAvailable", "SwapTotal")
-    return {
-        **{name: _mebibytes(meminfo.get(name, 0) * 1024) for name in names},
-        "CPUs online": str(len(online or ())),
-        "processors in cpuinfo": str(sum(line.startswith("processor") for line in cpuinfo)),
-        "CPUs in stat": str(sum(line.startswith("cpu") for line in lines) - 1),
+def _explained(node: NodeConfig, title: str, pid: int, paths: CgroupPaths) -> Explanation:
+    fs = node.host.host_fs()
+    inside = _inside(fs, pid)
+    try:
+        host = HostReader(fs).read_for_people()
+        facts = _read(fs, pid, paths, host, inside)
+    except (OSError, ValueError) as error:
+        raise Unavailable(f"cannot look into process {pid}: {error}") from error
+    shown = attached(node, pid)
+    views = {
+        name: _shown(view, host, facts, is_attached=name in shown) for name, view in VIEWS.items()
     }
+    mine = paths.controllers.get("memory", paths.unified) or "/"
+    return Explanation(title, pid, up(mine), host, facts, views)
 
 
-def _mebibytes(value: int) -> str:
-    return f"{value / (1 << 20):.0f} MiB"
+def _inside(fs: HostFs, pid: int) -> HostFs:
+    root = fs.of_pid(pid, "root")
+    return HostFs(proc=root / PROC.relative_to("/"), sys=root / SYS.relative_to("/"))
+
+
+def _read(
+    fs: HostFs, pid: int, paths: CgroupPaths, host: HostFacts, inside: HostFs
+) -> ContainerFacts:
+    """As the agent reads it; what is accounted goes on from what the container sees."""
+    key = processes.identify(fs.proc, pid)
+    if key is None:
+        raise Unavailable(f"process {pid} is gone")
+    reader = ContainerReader(
+        LinuxCgroups(fs).open(paths), fs.proc, key.start_ticks / host.ticks_per_second
+    )
+    now = time.clock_gettime(time.CLOCK_BOOTTIME)
+
+    def seen(name: str) -> bytes | None:
+        theirs = mountinfo.at(mountinfo.read(fs.proc, pid), PROC / name)
+        return (inside.proc / name).read_bytes() if theirs else None
+
+    try:
+        if reader.read(int(EVERYTHING), host, now) is None:
+            raise Unavailable(f"nothing counts memory and CPU time of process {pid}")
+        reader.resume(seen, host.ticks_per_second)
+        assert reader.facts is not None
+        return reader.facts
+    finally:
+        reader.close()
+
+
+def _shown(view: View, host: HostFacts, facts: ContainerFacts, *, is_attached: bool) -> Shown:
+    if not any(target in host.offers for target in view.targets):
+        return Shown("absent", "this kernel has no such file")
+    if not view.applies(facts.limits, host):
+        return Shown("host", "no limit makes it differ: it sees the host's own file")
+    told = tuple(_native(view, one, facts) for one in view.explain(host, facts))
+    if not is_attached:
+        return Shown("not attached", "it sees the host's own file; this is what it would see", told)
+    return Shown("attached", "", told)
+
+
+def _native(view: View, told: Told, facts: ContainerFacts) -> Told:
+    """The first line of a file that is attached itself."""
+    if view is not VIEWS[ViewName.PRESSURE] or told.what not in facts.pressure:
+        return told
+    try:
+        text = facts.pressure[told.what].path.read_text()
+    except OSError:
+        return told
+    return replace(told, value=text.partition("\n")[0])

@@ -1,42 +1,71 @@
 # SPDX-License-Identifier: Apache-2.0
 """What views are rendered from: values read from the host and from one container's cgroup. Pure
-values."""
+values; knows neither files nor views."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
-from agents.cgroup_formats import CpuTimes
+from agents.cgroup_formats import CpuTimes, Headroom, HugePages
+from agents.cgroup_io_formats import IoCounts
 from lxcfs_helper.container_limits import Limits
+
+
+@dataclass(frozen=True, slots=True)
+class HostCpus:
+    """What /sys tells of the host's CPUs that is alike for all of them, as texts without a newline.
+
+    `topology` are the names in a CPU's directory of that name, `caches` the attributes of its
+    caches by index, `constants` files of the CPU directory that tell of kernel and processor type,
+    by their path below it.
+    """
+
+    topology: frozenset[str] = frozenset()
+    caches: tuple[Mapping[str, str], ...] = ()
+    constants: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class HostFacts:
     """`meminfo` in the file's order and units (kB, a few are counts); `cpuinfo` is the file's text;
-    `boot_time` in seconds of the epoch."""
+    `boot_time` in seconds of the epoch. `disks` are names by device number; `offers` the files and
+    directories, of those that can be shown, that this kernel has. `texts` are its files in /proc by
+    their path below it, read only to be told beside a container's."""
 
     meminfo: Mapping[str, int]
     cpuinfo: str
     cpus: frozenset[int]
     boot_time: int
     ticks_per_second: int = 100
+    sys_cpus: HostCpus = HostCpus()
+    disks: Mapping[tuple[int, int], str] = field(default_factory=dict)
+    offers: frozenset[Path] = frozenset()
+    texts: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def memory_bytes(self) -> int:
         return self.meminfo["MemTotal"] * 1024
 
+    @property
+    def static(self) -> tuple[object, ...]:
+        """Differs when CPUs came or went: what is rendered from limits alone is then rendered
+        again."""
+        return self.cpus, self.cpuinfo, self.sys_cpus, self.offers
+
 
 @dataclass(frozen=True, slots=True)
 class MemoryFacts:
     """In bytes; `stat` under v2's names, absent what is unknown. None: unknown (`swap_used`,
-    `swappiness`) or unlimited (`headroom`)."""
+    `swappiness`, `huge_pages`) or unlimited (`headroom`)."""
 
     used: int
     stat: Mapping[str, int] = field(default_factory=dict)
-    headroom: int | None = None
+    headroom: Headroom | None = None
     swap_used: int | None = None
     swappiness: int | None = None
+    huge_pages: HugePages | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,9 +101,38 @@ class CpuAccount:
 
 
 @dataclass(frozen=True, slots=True)
+class LoadAccount:
+    """Averages of how many threads ran or waited for a disk, over 1, 5 and 15 minutes, as of `at`
+    (seconds since boot); and how many it were then, of how many."""
+
+    at: float = 0.0
+    averages: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    running: int = 0
+    threads: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class NativeFile:
+    """A file of the kernel's that is of this container alone: where it is here, and the device and
+    the root by which a mount table names it."""
+
+    path: Path
+    device: tuple[int, int]
+    root: str
+
+
+@dataclass(frozen=True, slots=True)
 class ContainerFacts:
-    """One container at one moment."""
+    """One container at one moment. What was not asked for has its default, and is not to be shown.
+
+    `io` by device number; None: nothing counts it. `age_s` is for how long it has been running.
+    `pressure` are the container's own cgroup2 files by name (cpu, memory, io).
+    """
 
     limits: Limits
-    memory: MemoryFacts
-    account: CpuAccount
+    memory: MemoryFacts = MemoryFacts(0)
+    account: CpuAccount = CpuAccount(0.0, CpuTimes(0.0, 0.0, 0.0))
+    io: Mapping[tuple[int, int], IoCounts] | None = None
+    load: LoadAccount = LoadAccount()
+    age_s: float = 0.0
+    pressure: Mapping[str, NativeFile] = field(default_factory=dict)

@@ -15,14 +15,20 @@ import errno
 import os
 import re
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 from agents import mountinfo
 from agents.errors import Unavailable
+from agents.hostfs import PROC
 from agents.mounts import MountFlag, Mounts, Propagation
+from lxcfs_helper import trees
 
 _FILE_SYSTEM = "tmpfs"
+_SOURCE = "nodeshare-views:"
 _OPTIONS = "mode=0755,size=256m"
+#: Directories that are the same for many containers; no container's id begins with a dot.
+_SHARED = ".shared"
 _SAFE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,254}")
 
 
@@ -35,7 +41,7 @@ def source_name(directory: Path) -> str:
     """What mountinfo calls our file system, here and in containers. It names the directory, so that
     agents with another one leave ours alone, and we theirs.
     """
-    return f"nodeshare-views:{directory}"
+    return f"{_SOURCE}{directory}"
 
 
 class ViewFiles:
@@ -45,7 +51,7 @@ class ViewFiles:
         self.directory = directory
         self._mounts = mounts
         self._proc = proc
-        self._open: dict[tuple[str, str], tuple[int, int]] = {}
+        self._open: dict[str, dict[str, tuple[int, int]]] = {}
         self.source = source_name(directory)
         self.device: tuple[int, int] | None = None
 
@@ -98,11 +104,17 @@ class ViewFiles:
 
     def containers(self) -> frozenset[str]:
         """Ids of all containers that have files, also from the agent before us."""
-        return frozenset(os.listdir(self.directory)) if self.device is not None else frozenset()
+        if self.device is None:
+            return frozenset()
+        return frozenset(name for name in os.listdir(self.directory) if name != _SHARED)
+
+    def directory_of(self, container_id: str) -> Path:
+        """Where the files of one container are, or would be."""
+        return self.directory / _checked(container_id)
 
     def path(self, container_id: str, name: str) -> Path:
         """Where a file is, or would be."""
-        return self.directory / _checked(container_id) / name
+        return self.directory_of(container_id) / name
 
     def root(self, container_id: str, name: str) -> str:
         """What mountinfo calls the root of a mount of this file, as long as it has not been
@@ -120,11 +132,40 @@ class ViewFiles:
         """Make a file hold this. True: it is a new file, which is not shown anywhere yet."""
         opened = self._opened(container_id, name)
         if opened is not None and opened[1] == len(content):
-            if os.pwrite(opened[0], content, 0) != len(content):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), name)
+            _write(opened[0], content)
             return False
         self._replace(container_id, name, content)
         return True
+
+    def write_tree(self, container_id: str, name: str, files: Mapping[str, bytes]) -> bool:
+        """Make a directory hold these files, by their path below it. True: it is another one than
+        before, which is not shown there yet.
+
+        It is never changed: all of it is one statement. Containers with the same one share it. It
+        is made once and stays, so there must not be many different ones.
+        """
+        shared = self.directory / _SHARED / f"{name}.{trees.digest(files)}"
+        if not shared.is_dir():
+            new = shared.with_name(f".{name}.new")
+            trees.write(new, files)
+            new.rename(shared)
+        link = self.path(container_id, name)
+        target = f"../{_SHARED}/{shared.name}"
+        if link.is_symlink() and str(link.readlink()) == target:
+            return False
+        link.parent.mkdir(exist_ok=True)
+        new = link.with_name(f".{name}.new")
+        new.unlink(missing_ok=True)
+        new.symlink_to(target)
+        new.replace(link)
+        return True
+
+    def tree(self, container_id: str, name: str) -> tuple[Path, str]:
+        """Where a directory is, and what mountinfo calls the root of a mount of it."""
+        path = self.path(container_id, name)
+        if path.is_symlink():
+            path = self.directory / _SHARED / path.readlink().name
+        return path, f"/{path.relative_to(self.directory)}"
 
     def remove(self, container_id: str) -> None:
         """Take away all files of a container; what still shows them keeps the last values."""
@@ -140,43 +181,77 @@ class ViewFiles:
 
     def close(self) -> None:
         """Let go of open files; they stay where they are."""
-        for descriptor, _ in self._open.values():
-            os.close(descriptor)
-        self._open.clear()
+        for container_id in [*self._open]:
+            self._forget(container_id)
 
     def _opened(self, container_id: str, name: str) -> tuple[int, int] | None:
         """Descriptor and length of a file that exists, perhaps from the agent before us."""
-        found = self._open.get((container_id, name))
-        if found is not None:
-            return found
+        files = self._open.get(container_id)
+        if files is not None and name in files:
+            return files[name]
         try:
             descriptor = os.open(self.path(container_id, name), os.O_RDWR | os.O_CLOEXEC)
         except FileNotFoundError:
             return None
-        found = self._open[container_id, name] = descriptor, os.fstat(descriptor).st_size
+        found = descriptor, os.fstat(descriptor).st_size
+        self._open.setdefault(container_id, {})[name] = found
         return found
 
     def _replace(self, container_id: str, name: str, content: bytes) -> None:
+        """The new file stays open: to open it later would look as if somebody read it."""
         path = self.path(container_id, name)
         path.parent.mkdir(exist_ok=True)
         new = path.with_name(f".{name}.new")
-        new.write_bytes(content)
-        new.chmod(0o444)
-        self._forget(container_id, name)
+        new.unlink(missing_ok=True)
+        descriptor = os.open(new, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o444)
+        try:
+            os.fchmod(descriptor, 0o444)
+            _write(descriptor, content)
+            self._put_in_place(new, path)
+        except OSError:
+            os.close(descriptor)
+            new.unlink(missing_ok=True)
+            raise
+        files = self._open.setdefault(container_id, {})
+        if name in files:
+            os.close(files[name][0])
+        files[name] = descriptor, len(content)
+
+    def _put_in_place(self, new: Path, path: Path) -> None:
         if path.exists():
             # Whoever attaches it between these two finds nothing, and tries again.
-            path.rename(path.with_name(f".{name}.{path.stat().st_ino}"))
+            path.rename(path.with_name(f".{path.name}.{path.stat().st_ino}"))
         new.rename(path)
 
-    def _forget(self, container_id: str, name: str | None = None) -> None:
-        keys = [key for key in self._open if key[0] == container_id and name in (None, key[1])]
-        for key in keys:
-            os.close(self._open.pop(key)[0])
+    def _forget(self, container_id: str) -> None:
+        for descriptor, _ in self._open.pop(container_id, {}).values():
+            os.close(descriptor)
+
+
+def _write(descriptor: int, content: bytes) -> None:
+    """All of it by one write, or OSError."""
+    if os.pwrite(descriptor, content, 0) != len(content):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def is_ours(entry: mountinfo.MountEntry, source: str) -> bool:
-    """Whether this is the file system with this source or a file in it, perhaps an earlier one."""
-    return entry.fstype == _FILE_SYSTEM and entry.source == source
+    """Whether this is the file system with this source or a file in it, perhaps an earlier one; or
+    a cgroup's own file in the place where only we attach one."""
+    return (entry.fstype == _FILE_SYSTEM and entry.source == source) or _is_pressure(entry)
+
+
+def is_of_any_agent(entry: mountinfo.MountEntry) -> bool:
+    """Whether this is a file system of views, ours or that of an agent with another directory."""
+    return entry.fstype == _FILE_SYSTEM and entry.source.startswith(_SOURCE)
+
+
+def _is_pressure(entry: mountinfo.MountEntry) -> bool:
+    directory, _, name = entry.mount_point.rpartition("/")
+    return (
+        entry.fstype == "cgroup2"
+        and directory == str(PROC / "pressure")
+        and entry.root.endswith(f"/{name}.pressure")
+    )
 
 
 def _checked(container_id: str) -> str:

@@ -9,14 +9,17 @@ from __future__ import annotations
 from collections import Counter as Tally
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
-from prometheus_client import CollectorRegistry, Counter, Metric
+from prometheus_client import CollectorRegistry, Counter, Histogram, Metric
 from prometheus_client.core import GaugeMetricFamily
 
 from agents.agent import Status
 from agents.metrics import GuardedCollector
+from lxcfs_helper.compat import metrics as root_metrics
 from lxcfs_helper.config import ViewName
 from lxcfs_helper.coverage import Sweep
+from lxcfs_helper.covered import Failure
 from lxcfs_helper.inject import Outcome, Result, Step
+from lxcfs_helper.selection import Exclusion
 
 _STEPS = {Step.ATTACH: "attach", Step.REPLACE: "replace", Step.DETACH: "detach"}
 
@@ -44,22 +47,48 @@ class Counters:
             "Targets in containers at which nothing could be attached or detached.",
             registry=registry,
         )
-        self._sweep_seconds = Counter(
-            "nodeshare_view_sweep_seconds",
-            "Time spent on bringing the files of all containers up to date.",
+        self._sweeps = Counter(
+            "nodeshare_view_sweeps",
+            "Times that containers were looked at whose files could be brought up to date.",
+            registry=registry,
+        )
+        self._sweep_cpu = Counter(
+            "nodeshare_view_sweep_cpu_seconds",
+            "CPU time spent on bringing the files of all containers up to date.",
+            registry=registry,
+        )
+        self._looked = Counter(
+            "nodeshare_view_looks",
+            "Containers that were looked at for something that moved.",
             registry=registry,
         )
         self._rendered = Counter(
             "nodeshare_view_rendered_containers",
-            "Containers whose files were rendered again because something had moved.",
+            "Containers whose files were rendered again because something had moved, or was due.",
+            registry=registry,
+        )
+        self._views = Counter(
+            "nodeshare_view_rendered_views",
+            "Views that were rendered again.",
+            registry=registry,
+        )
+        self._read_age = Histogram(
+            "nodeshare_view_read_age_seconds",
+            "Age of the oldest files that were read since the last look, at each look.",
+            buckets=(0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 5.0),
             registry=registry,
         )
         for step in _STEPS.values():
             self._injections.labels(step)
 
     def swept(self, sweep: Sweep) -> None:
-        self._sweep_seconds.inc(sweep.duration_s)
+        self._sweeps.inc()
+        self._sweep_cpu.inc(sweep.cpu_s)
+        self._looked.inc(sweep.looked)
         self._rendered.inc(sweep.rendered)
+        self._views.inc(sweep.views)
+        if sweep.read:
+            self._read_age.observe(sweep.oldest_read_s)
 
     def injected(self, results: Iterable[Result], *, repair: bool) -> None:
         """`repair`: everything had been in place there before."""
@@ -76,7 +105,11 @@ def collector(status: Callable[[], Status]) -> GuardedCollector:
     """The gauges, to be registered once."""
     return GuardedCollector(
         "nodeshare_view",
-        {"containers": lambda: _containers(status()), "sweep": lambda: _sweep(status())},
+        {
+            "containers": lambda: _containers(status()),
+            "sweep": lambda: _sweep(status()),
+            "root": lambda: root_metrics.collect(status().get("compat_root", {})),
+        },
     )
 
 
@@ -94,6 +127,34 @@ def _containers(status: Status) -> Iterator[Metric]:
         for state in STATES:
             family.add_metric([name.value, state], tally[name.value, state])
     yield family
+    yield _by_label(
+        "nodeshare_view_excluded_containers",
+        "Running containers that are left out, by what leaves them out.",
+        "reason",
+        {reason.value: 0 for reason in Exclusion} | status.get("excluded", {}),
+    )
+    yield _by_label(
+        "nodeshare_view_failed_containers",
+        "Running containers with a view that is not as it should be, by what could not be done.",
+        "step",
+        {failure.value: 0 for failure in Failure} | status.get("failed", {}),
+    )
+    unknown = GaugeMetricFamily(
+        "nodeshare_view_unknown_values",
+        "Containers that are shown zero, or nothing, for a value that this kernel does not tell.",
+        labels=["view", "value"],
+    )
+    for view, values in status.get("unknown", {}).items():
+        for value, count in values.items():
+            unknown.add_metric([view, value], count)
+    yield unknown
+
+
+def _by_label(name: str, text: str, label: str, values: Mapping[str, int]) -> Metric:
+    family = GaugeMetricFamily(name, text, labels=[label])
+    for value, count in values.items():
+        family.add_metric([value], count)
+    return family
 
 
 def _sweep(status: Status) -> Iterator[Metric]:
@@ -109,11 +170,16 @@ def _sweep(status: Status) -> Iterator[Metric]:
     )
     age.add_metric([], sweep.get("oldest_seconds", 0.0))
     yield age
+    read = GaugeMetricFamily(
+        "nodeshare_view_read_containers", "Containers in which somebody read their files lately."
+    )
+    read.add_metric([], status.get("read", 0))
+    yield read
     kernel = GaugeMetricFamily(
         "nodeshare_view_kernel_feature",
-        "1 if the kernel has this feature; without beneath, mounts are stacked when replaced.",
+        "1 if this is there and used; what is not is done in another way, later or with a gap.",
         labels=["feature"],
     )
-    for feature, present in status.get("kernel", {}).items():
+    for feature, present in status.get("features", {}).items():
         kernel.add_metric([feature], float(present))
     yield kernel

@@ -1,70 +1,90 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Read the host's files and a container's cgroup into the values that views are rendered from.
+"""Read one container's cgroup into the values that views are rendered from.
 
-Decides nothing: what a reading means is in `container_limits` and the views.
+Reads only the sources that are asked for, and keeps what is accounted from one reading to the next
+(CPU time, load). Decides nothing: what a reading means is in `container_limits` and the views.
+Knows no container runtime: any cgroup will do, a caller's of the compatible root as well.
 """
 
 from __future__ import annotations
 
 import os
-import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 
-from agents.cgroup_formats import parse_cpu_list
 from agents.cgroups import Cgroup
-from agents.errors import Unavailable
-from agents.hostfs import HostFs
 from lxcfs_helper import container_limits
 from lxcfs_helper.container_limits import Limits
-from lxcfs_helper.facts import CpuAccount, HostFacts, MemoryFacts
-from lxcfs_helper.views import stat
+from lxcfs_helper.facts import ContainerFacts, CpuAccount, HostFacts, MemoryFacts, NativeFile
+from lxcfs_helper.load import LoadReader
+from lxcfs_helper.sources import Source
+from lxcfs_helper.views import loadavg, pressure, stat
 
-_BOOT_TIME = re.compile(r"^btime (\d+)$", re.MULTILINE)
-_CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
+# As plain numbers: the operators of enumerations cost more than reading a file.
+_LIMITS, _MEMORY, _CPU = int(Source.LIMITS), int(Source.MEMORY), int(Source.CPU | Source.TIME)
+_IO, _LOAD = int(Source.IO), int(Source.LOAD)
 
 
-class HostReader:
-    """The host's values. What cannot change while CPUs neither come nor go is read once."""
+class ContainerReader:
+    """One cgroup, which stays open until `close`. For one thread.
 
-    def __init__(self, host: HostFs) -> None:
-        self._host = host
-        self._cpus_text = ""
-        self._cpus: frozenset[int] = frozenset()
-        self._cpuinfo = ""
-        self._boot_time = 0
+    `proc` is the host's; `started_s` is since when the container runs, in seconds since boot.
+    """
 
-    def read(self) -> HostFacts:
-        """Raises Unavailable when the host's files are not where they should be."""
-        try:
-            meminfo = parse_meminfo((self._host.proc / "meminfo").read_text())
-            self._read_cpus()
-        except (OSError, ValueError) as error:
-            raise Unavailable(
-                f"cannot read the host's own files: {error}",
-                remedy="check node.host in the configuration",
-            ) from error
-        return HostFacts(meminfo, self._cpuinfo, self._cpus, self._boot_time, _CLOCK_TICKS)
+    def __init__(self, cgroup: Cgroup, proc: Path, started_s: float) -> None:
+        self._cgroup = cgroup
+        self._started_s = started_s
+        self._load = LoadReader(cgroup, proc)
+        #: As read last.
+        self.facts: ContainerFacts | None = None
 
-    def _read_cpus(self) -> None:
-        text = (self._host.cpu_devices / "online").read_text()
-        if text == self._cpus_text:
+    def read(self, sources: int, host: HostFacts, now: float) -> ContainerFacts | None:
+        """The container with these sources (as a number) as they are at `now`, in seconds since
+        boot; what is not asked for is as it was read last, or has its default. None: the cgroup is
+        gone, or nothing counts what is asked for."""
+        known = self.facts
+        if known is None:
+            known = ContainerFacts(Limits(), pressure=read_pressure(self._cgroup))
+            sources = sources | _LIMITS
+        limits = read_limits(self._cgroup) if sources & _LIMITS else known.limits
+        memory = read_memory(self._cgroup, host) if sources & _MEMORY else known.memory
+        account = self._account(limits, host, now) if sources & _CPU else known.account
+        if memory is None or account is None:
+            return None
+        self.facts = ContainerFacts(
+            limits,
+            memory,
+            account,
+            self._cgroup.io.devices() if sources & _IO else known.io,
+            self._load.read(known.load, now) if sources & _LOAD else known.load,
+            max(0.0, now - self._started_s),
+            known.pressure,
+        )
+        return self.facts
+
+    def resume(self, shown: Callable[[str], bytes | None], ticks_per_second: int) -> None:
+        """Go on from what the files of an earlier reader say, asked for by their name; to be called
+        once, after the first reading."""
+        facts = self.facts
+        if facts is None:
             return
-        cpus = parse_cpu_list(text)
-        boot_time = _BOOT_TIME.search((self._host.proc / "stat").read_text())
-        if cpus is None or boot_time is None:
-            raise ValueError("no CPU is online, or there is no boot time")
-        self._cpuinfo = (self._host.proc / "cpuinfo").read_text(errors="surrogateescape")
-        self._cpus, self._boot_time, self._cpus_text = cpus, int(boot_time[1]), text
+        text, averages = shown("stat"), shown("loadavg")
+        account, load = facts.account, facts.load
+        if text is not None:
+            account = stat.resume(account, text, ticks_per_second)
+        if averages is not None:
+            load = loadavg.resume(load, averages)
+        self.facts = replace(facts, account=account, load=load)
 
+    def close(self) -> None:
+        self._cgroup.close()
 
-def parse_meminfo(text: str) -> dict[str, int]:
-    """`Name:   number [kB]` lines, in order."""
-    values: dict[str, int] = {}
-    for line in text.splitlines():
-        name, _, rest = line.partition(":")
-        values[name] = int(rest.split()[0])
-    if "MemTotal" not in values:
-        raise ValueError("meminfo has no MemTotal")
-    return values
+    def _account(self, limits: Limits, host: HostFacts, now: float) -> CpuAccount | None:
+        known = None if self.facts is None or not self.facts.account.at else self.facts.account
+        return read_account(
+            self._cgroup, known, limits=limits, host=host, started=self._started_s, now=now
+        )
 
 
 def read_limits(cgroup: Cgroup) -> Limits:
@@ -77,16 +97,29 @@ def read_limits(cgroup: Cgroup) -> Limits:
     )
 
 
+def read_memory_limits(cgroup: Cgroup) -> Limits:
+    """Those of memory and swap; the others are not set, whether or not they are."""
+    levels = cgroup.memory.levels()
+    return container_limits.limits(
+        levels, (), None, swap_with_memory=cgroup.memory.swap_with_memory
+    )
+
+
 def read_memory(cgroup: Cgroup, host: HostFacts) -> MemoryFacts | None:
     """None: the cgroup is gone, or nothing counts its memory."""
     memory = cgroup.memory
     used = memory.used()
     if used is None:
         return None
-    if not host.meminfo.get("SwapTotal"):  # nothing can be swapped, so nobody need ask
-        return MemoryFacts(used, memory.stat(), memory.headroom())
+    swaps, huge = host.meminfo.get("SwapTotal"), host.meminfo.get("HugePages_Total")
+    # What the host has not got nobody need ask for.
     return MemoryFacts(
-        used, memory.stat(), memory.headroom(), memory.swap_used(), memory.swappiness()
+        used,
+        memory.stat(),
+        memory.headroom(),
+        memory.swap_used() if swaps else None,
+        memory.swappiness() if swaps else None,
+        cgroup.huge_pages(host.meminfo.get("Hugepagesize", 0)) if huge else None,
     )
 
 
@@ -109,3 +142,19 @@ def read_account(
         age_s = max(0.0, now - started)
         return stat.begin(times, capacity=capacity, count=count, age_s=age_s, now=now)
     return stat.advance(account, times, capacity=capacity, count=count, now=now)
+
+
+def read_pressure(cgroup: Cgroup) -> dict[str, NativeFile]:
+    """Those of the container's own that can be read: where accounting is off they exist, too."""
+    found = {}
+    for name in pressure.NAMES:
+        file = cgroup.own_v2(f"{name}.pressure")
+        try:
+            if file is not None:
+                file.path.read_bytes()
+                device = file.path.stat().st_dev
+                numbers = os.major(device), os.minor(device)
+                found[name] = NativeFile(file.path, numbers, file.root)
+        except OSError:
+            continue
+    return found

@@ -4,17 +4,22 @@ own."""
 
 from __future__ import annotations
 
+import enum
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from agents import processes
+from agents import cgroup_formats, processes
 from agents.cgroup_formats import CgroupPaths
 from agents.cgroups import Cgroups
-from agents.containers import Container
+from agents.containers import Container, Pod
 from agents.errors import Unavailable
 from agents.hostfs import HostFs
 from agents.processes import ProcessKey
 from lxcfs_helper.config import InjectConfig
+
+_CONTAINER_ID = re.compile("[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,14 +31,48 @@ class Located:
     cgroup: CgroupPaths
 
 
-def selected(inject: InjectConfig, container: Container) -> bool:
-    """Whether this container is to be shown views, by the namespace of its pod."""
-    namespace = container.pod.namespace
+class Exclusion(enum.Enum):
+    """Why a container is shown nothing of ours; the values are those of a metric."""
 
-    def matches(patterns: tuple[str, ...]) -> bool:
-        return any(fnmatchcase(namespace, pattern) for pattern in patterns)
+    EXCLUDED_NAMESPACE = "exclude"
+    NAMESPACE = "namespaces"
+    LABELS = "pod_labels"
+    POD = "pod"
 
-    return matches(inject.namespaces) and not matches(inject.exclude)
+
+def exclusion(inject: InjectConfig, pod: Pod) -> Exclusion | None:
+    """None: its containers are to be shown views. What the operator excludes no pod takes in."""
+    if _matches(pod.namespace, inject.exclude):
+        return Exclusion.EXCLUDED_NAMESPACE
+    match own_word(inject, pod):
+        case "false":
+            return Exclusion.POD
+        case "true":
+            return None
+    if not _matches(pod.namespace, inject.namespaces):
+        return Exclusion.NAMESPACE
+    wanted = inject.pod_labels.items()
+    if not all(fnmatchcase(pod.labels.get(key, ""), pattern) for key, pattern in wanted):
+        return Exclusion.LABELS
+    return None
+
+
+def own_word(inject: InjectConfig, pod: Pod) -> str | None:
+    """What the pod says itself, in lower case: its annotation, else its label. None: nothing."""
+    said = pod.annotations.get(inject.annotation, pod.labels.get(inject.annotation))
+    return None if said is None else said.strip().lower()
+
+
+def misunderstood(inject: InjectConfig, pod: Pod) -> str | None:
+    """What is wrong with what a pod says; None: nothing. It then counts as not said."""
+    said = own_word(inject, pod)
+    if said in (None, "true", "false"):
+        return None
+    return f'{inject.annotation} is {said!r}; write "true" or "false"'
+
+
+def _matches(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def locate(host: HostFs, cgroups: Cgroups, container: Container) -> Located:
@@ -49,20 +88,17 @@ def locate(host: HostFs, cgroups: Cgroups, container: Container) -> Located:
     return Located(container, key, own_cgroup(paths, container))
 
 
+def names_container(cgroup: str) -> bool:
+    """Whether this may be the cgroup of a container (or of a pod's sandbox): all runtimes name it
+    by an id of 64 hexadecimal digits."""
+    return _CONTAINER_ID.search(cgroup.rpartition("/")[2]) is not None
+
+
 def belongs(paths: CgroupPaths, container: Container) -> bool:
     """Whether a process in these cgroups is the container's: runtimes name the cgroup by its id."""
     return any(container.id in path for path in paths.all())
 
 
 def own_cgroup(paths: CgroupPaths, container: Container) -> CgroupPaths:
-    """Cut off what the container made below its own cgroup, such as systemd's init.scope."""
-    return CgroupPaths(
-        None if paths.unified is None else _cut(paths.unified, container.id),
-        {name: _cut(path, container.id) for name, path in paths.controllers.items()},
-    )
-
-
-def _cut(path: str, container_id: str) -> str:
-    parts = path.split("/")
-    own = [number for number, part in enumerate(parts) if container_id in part]
-    return "/".join(parts[: own[0] + 1]) if own else path
+    """The container's own, of a process that may have moved below it."""
+    return cgroup_formats.of_container(paths, container.id)

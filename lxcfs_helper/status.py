@@ -4,22 +4,34 @@ Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter as Tally
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from agents.agent import Status
 from agents.containers import Container
 from lxcfs_helper.config import ViewName
 from lxcfs_helper.coverage import Coverage, Sweep
-from lxcfs_helper.covered import Covered
+from lxcfs_helper.covered import Covered, Failure
 from lxcfs_helper.facts import HostFacts
+from lxcfs_helper.selection import Exclusion
+
+_WORDS = {
+    Exclusion.EXCLUDED_NAMESPACE: "its namespace is excluded",
+    Exclusion.NAMESPACE: "its namespace is not selected",
+    Exclusion.LABELS: "its pod's labels are not selected",
+    Exclusion.POD: "its pod opted out",
+}
 
 
-def status(coverage: Coverage, sweep: Sweep, *, beneath: bool) -> Status:
-    """The whole document."""
+def status(coverage: Coverage, sweep: Sweep, features: Mapping[str, bool]) -> Status:
+    """The whole document. `features`: what of the kernel and the runtime is there and used."""
     covered = [_covered(one, coverage.host_facts) for one in coverage.all() if one.selected]
-    left_out = [_plain(one, "excluded") for one in coverage.excluded()]
+    left_out = [_plain(one, f"excluded: {_WORDS[why]}") for one, why in coverage.excluded()]
     failed = [_plain(one, f"failed: {reason}") for one, reason in coverage.unlocated()]
+    why_not = Tally(why.value for _, why in coverage.excluded())
+    failures = Tally(failure.value for one in coverage.all() for failure in _failures(one))
+    failures[Failure.LOCATE.value] = len(failed)
     rows = sorted(
         [*covered, *left_out, *failed],
         key=lambda row: (row["namespace"], row["pod"], row["container"]),
@@ -32,8 +44,28 @@ def status(coverage: Coverage, sweep: Sweep, *, beneath: bool) -> Status:
             "seconds": sweep.duration_s,
             "oldest_seconds": sweep.oldest_s,
         },
-        "kernel": {"beneath": beneath},
+        "excluded": dict(why_not),
+        "failed": dict(failures),
+        "unknown": _unknown(coverage),
+        "read": coverage.read(),
+        "features": dict(features),
     }
+
+
+def _failures(one: Covered) -> Iterator[Failure]:
+    if one.failure is not None:
+        yield one.failure
+    if one.not_attached:
+        yield Failure.ATTACH
+
+
+def _unknown(coverage: Coverage) -> dict[str, dict[str, int]]:
+    """How many containers are shown zero or nothing for a value, by view and value."""
+    found: dict[str, Tally[str]] = {}
+    for one in coverage.all():
+        for name, values in one.unknown.items():
+            found.setdefault(name.value, Tally()).update(values)
+    return {name: dict(values) for name, values in found.items() if values}
 
 
 def _covered(one: Covered, host: HostFacts | None) -> dict[str, Any]:

@@ -1,34 +1,32 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The views: for each what it is rendered by, where a container has it, and when it differs from
+"""The views: for each what it is rendered from, where a container has it, and when it differs from
 the host's. Pure. A new view is one more module here and one more row in `VIEWS`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping
 
 from agents.hostfs import PROC, SYS
-from lxcfs_helper.config import ViewName
 from lxcfs_helper.container_limits import Limits
-from lxcfs_helper.facts import ContainerFacts, HostFacts
-from lxcfs_helper.views import cpu, cpuinfo, meminfo, stat
+from lxcfs_helper.facts import HostFacts
+from lxcfs_helper.sources import Source
+from lxcfs_helper.view_name import ViewName
+from lxcfs_helper.views import (
+    cpu,
+    cpuinfo,
+    diskstats,
+    loadavg,
+    meminfo,
+    meminfo_told,
+    pressure,
+    stat,
+    swaps,
+    uptime,
+)
+from lxcfs_helper.views.view import FileView, Told, Tree, TreeView, View
 
-
-@dataclass(frozen=True, slots=True)
-class View:
-    """`file` is its name in the container's directory, `targets` are where the container reads it.
-
-    `applies` says whether a container with these limits is shown it: without limits the host's own
-    file is the truth. A `dynamic` view changes with use, the others with limits alone.
-    """
-
-    file: str
-    targets: tuple[Path, ...]
-    render: Callable[[HostFacts, ContainerFacts], bytes]
-    applies: Callable[[Limits, HostFacts], bool]
-    dynamic: bool
+__all__ = ["TARGETS", "VIEWS", "FileView", "Told", "Tree", "TreeView", "View"]
 
 
 def _limits_memory(limits: Limits, host: HostFacts) -> bool:
@@ -39,21 +37,86 @@ def _limits_cpu(limits: Limits, host: HostFacts) -> bool:
     return limits.limits_cpu(host.cpus)
 
 
-_CPU_DIRECTORY = SYS / "devices/system/cpu"
+def _limits_any(limits: Limits, host: HostFacts) -> bool:
+    return _limits_memory(limits, host) or _limits_cpu(limits, host)
+
 
 VIEWS: Mapping[ViewName, View] = {
     ViewName.MEMINFO: View(
-        "meminfo", (PROC / "meminfo",), meminfo.render, _limits_memory, dynamic=True
+        (FileView("meminfo", PROC / "meminfo", meminfo.render),),
+        Source.LIMITS | Source.MEMORY | Source.HOST,
+        _limits_memory,
+        meminfo_told.unknown,
+        meminfo_told.explain,
     ),
     ViewName.CPUINFO: View(
-        "cpuinfo", (PROC / "cpuinfo",), cpuinfo.render, _limits_cpu, dynamic=False
-    ),
-    ViewName.STAT: View("stat", (PROC / "stat",), stat.render, _limits_cpu, dynamic=True),
-    ViewName.CPU: View(
-        "cpu",
-        tuple(_CPU_DIRECTORY / name for name in ("online", "possible", "present")),
-        cpu.render,
+        (FileView("cpuinfo", PROC / "cpuinfo", cpuinfo.render),),
+        Source.LIMITS,
         _limits_cpu,
-        dynamic=False,
+        cpuinfo.unknown,
+        cpuinfo.explain,
+    ),
+    ViewName.STAT: View(
+        (FileView("stat", PROC / "stat", stat.render),),
+        Source.LIMITS | Source.CPU | Source.LOAD | Source.TIME,
+        _limits_cpu,
+        stat.unknown,
+        stat.explain,
+    ),
+    ViewName.LOADAVG: View(
+        (FileView("loadavg", PROC / "loadavg", loadavg.render),),
+        Source.LIMITS | Source.LOAD | Source.TIME,
+        _limits_any,
+        loadavg.unknown,
+        loadavg.explain,
+    ),
+    ViewName.SWAPS: View(
+        (FileView("swaps", PROC / "swaps", swaps.render),),
+        Source.LIMITS | Source.MEMORY,
+        _limits_memory,
+        swaps.unknown,
+        swaps.explain,
+    ),
+    ViewName.DISKSTATS: View(
+        (FileView("diskstats", PROC / "diskstats", diskstats.render),),
+        Source.LIMITS | Source.IO,
+        _limits_any,
+        diskstats.unknown,
+        diskstats.explain,
+    ),
+    ViewName.PRESSURE: View(
+        tuple(
+            FileView(
+                f"pressure.{name}",
+                PROC / "pressure" / name,
+                pressure.render_irq if name == "irq" else pressure.render,
+                pressure.own(name),
+            )
+            for name in pressure.NAMES
+        ),
+        Source.LIMITS,
+        _limits_any,
+        pressure.unknown,
+        pressure.explain,
+    ),
+    ViewName.CPU: View(
+        (
+            TreeView("cpu", SYS / "devices/system/cpu", cpu.render),
+            TreeView("node", SYS / "devices/system/node", cpu.render_nodes),
+        ),
+        Source.LIMITS,
+        _limits_cpu,
+        cpu.unknown,
+        cpu.explain,
+    ),
+    ViewName.UPTIME: View(
+        (FileView("uptime", PROC / "uptime", uptime.render),),
+        Source.LIMITS | Source.CPU | Source.TIME,
+        _limits_any,
+        uptime.unknown,
+        uptime.explain,
     ),
 }
+
+#: Everything that a container can be shown at.
+TARGETS = tuple(file.target for view in VIEWS.values() for file in view.files)

@@ -7,6 +7,7 @@ named one: in each of v1's hierarchies that matter here, or in the one of v2.
 
 from __future__ import annotations
 
+import os
 import secrets
 import shlex
 import signal
@@ -21,25 +22,35 @@ from agents import processes
 from agents.containers import Container, Pod
 from agents.hostfs import CGROUP, PROC
 
+#: How many times as long as usual things may take: more where the processor is emulated.
+PATIENCE = float(os.environ.get("NODESHARE_TEST_PATIENCE", "1"))
 _V1_CONTROLLERS = ("memory", "cpu", "cpuacct", "cpuset")
-_V2 = (CGROUP / "cgroup.controllers").exists()
+V2 = (CGROUP / "cgroup.controllers").exists()
 
 
 def _available() -> bool:
-    if _V2:
+    if V2:
         return {"memory", "cpu"} <= set((CGROUP / "cgroup.controllers").read_text().split())
     return all((CGROUP / name / "cgroup.procs").exists() for name in _V1_CONTROLLERS)
 
 
 #: Whether memory and CPU of a cgroup can be limited on this machine.
 LIMITS_AVAILABLE = _available()
-#: The roots of the hierarchies with limits.
-ROOTS = (CGROUP,) if _V2 else tuple(CGROUP / name for name in _V1_CONTROLLERS)
+#: The roots of the hierarchies with limits; beside v1's, also those that only count, and cgroup2
+#: for its pressure files.
+ROOTS = (
+    (CGROUP,)
+    if V2
+    else (
+        *(CGROUP / name for name in _V1_CONTROLLERS),
+        *(CGROUP / name for name in ("blkio", "unified") if (CGROUP / name).is_dir()),
+    )
+)
 
 
 def eventually(condition: Callable[[], object], what: str, timeout_s: float = 10.0) -> None:
     """Wait until it is true; fail with `what` when it never becomes so."""
-    deadline = time.monotonic() + timeout_s
+    deadline = time.monotonic() + timeout_s * PATIENCE
     while not condition():
         assert time.monotonic() < deadline, f"never happened: {what}"
         time.sleep(0.01)
@@ -56,7 +67,7 @@ class RealContainer:
     _children: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     def directory(self, controller: str) -> Path:
-        return (CGROUP if _V2 else CGROUP / controller) / self.parent / self.id
+        return (CGROUP if V2 else CGROUP / controller) / self.parent / self.id
 
     def directories(self) -> list[Path]:
         return [root / self.parent / self.id for root in ROOTS]
@@ -64,22 +75,22 @@ class RealContainer:
     def limit(self, *, memory: int | None = None, cpus: float | None = None) -> None:
         """In bytes and CPUs; no CPUs (0) lifts the quota."""
         if memory is not None:
-            name = "memory.max" if _V2 else "memory.limit_in_bytes"
+            name = "memory.max" if V2 else "memory.limit_in_bytes"
             (self.directory("memory") / name).write_text(str(memory))
         if cpus is not None:
             quota = int(cpus * 100_000)
-            name = "cpu.max" if _V2 else "cpu.cfs_quota_us"
-            unlimited = "max" if _V2 else "-1"
+            name = "cpu.max" if V2 else "cpu.cfs_quota_us"
+            unlimited = "max" if V2 else "-1"
             (self.directory("cpu") / name).write_text(str(quota or unlimited))
 
     def create(self) -> None:
         for directory in self.directories():
             directory.parent.mkdir(exist_ok=True)
-            if _V2:
+            if V2:
                 hand_on(directory.parent.parent)
                 hand_on(directory.parent)
             directory.mkdir()
-        if _V2:
+        if V2:
             return
         # A new cpuset of v1 is empty, and takes no process.
         for level in (self.directory("cpuset").parent, self.directory("cpuset")):
@@ -122,6 +133,17 @@ class RealContainer:
         )
         return done.stdout + done.stderr
 
+    def enter(self, *argv: str) -> subprocess.Popen[bytes]:
+        """Start a command inside that goes on until the container ends."""
+        child = subprocess.Popen(["nsenter", "-t", str(self.pid), "-m", "-p", *argv])
+        self._children.append(child)
+        return child
+
+    @property
+    def pid_namespace(self) -> int:
+        """Its number."""
+        return Path(f"/proc/{self.pid}/ns/pid").stat().st_ino
+
     def read(self, path: str) -> str:
         return Path(f"/proc/{self.pid}/root{path}").read_text()
 
@@ -148,7 +170,9 @@ def hand_on(directory: Path) -> None:
     """Give the children of a cgroup of v2 the controllers that limit (a systemd host has done so at
     the root)."""
     control = directory / "cgroup.subtree_control"
-    missing = {"memory", "cpu"} - set(control.read_text().split())
+    offered = set((directory / "cgroup.controllers").read_text().split())
+    wanted = {"memory", "cpu", "cpuset"} & offered
+    missing = wanted - set(control.read_text().split())
     if missing:
         control.write_text(" ".join(f"+{name}" for name in missing))
 

@@ -8,8 +8,11 @@ from pathlib import Path
 
 from agents.cgroups import LinuxCgroups
 from agents.hostfs import HostFs
-from lxcfs_helper import reading
 from lxcfs_helper.facts import ContainerFacts, HostFacts
+from lxcfs_helper.host_reading import HostReader
+from lxcfs_helper.reading import ContainerReader
+from lxcfs_helper.sources import EVERYTHING
+from lxcfs_helper.views import VIEWS
 
 #: The container's process in every tree.
 PID = 4242
@@ -35,16 +38,12 @@ def facts(
     """What is known of a recorded host and its container, which runs since `started`."""
     fs = recorded(name)
     cgroups = LinuxCgroups(fs)
-    cgroup = cgroups.open(cgroups.paths(PID))
+    targets = [file.target for view in VIEWS.values() for file in view.files]
+    reader = ContainerReader(cgroups.open(cgroups.paths(PID)), fs.proc, started)
     try:
-        host = reading.HostReader(fs).read()
-        limits = reading.read_limits(cgroup)
-        memory = reading.read_memory(cgroup, host)
-        account = reading.read_account(
-            cgroup, None, limits=limits, host=host, started=started, now=now
-        )
-        assert memory is not None
-        assert account is not None
-        return host, ContainerFacts(limits, memory, account)
+        host = HostReader(fs, targets).read()
+        container = reader.read(int(EVERYTHING), host, now)
+        assert container is not None
+        return host, container
     finally:
-        cgroup.close()
+        reader.close()

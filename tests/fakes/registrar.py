@@ -62,6 +62,7 @@ class Registrar(pb_grpc.RegistrationServicer):
         self.requests: list[pb.RegisterRequest] = []
         self.authorities: list[str] = []
         self.refuse: str | None = None
+        self.hang: threading.Event | None = None
         self._watches: list[Watch] = []
         self._server: grpc.Server | None = None
 
@@ -89,6 +90,8 @@ class Registrar(pb_grpc.RegistrationServicer):
         return self.registered.get(timeout=timeout_s)
 
     def Register(self, request: pb.RegisterRequest, context: grpc.ServicerContext) -> pb.Empty:
+        if self.hang is not None:
+            self.hang.wait(LIMIT_S)
         if self.refuse is not None:
             context.abort(grpc.StatusCode.INTERNAL, self.refuse)
         self.requests.append(request)

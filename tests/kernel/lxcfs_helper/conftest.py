@@ -5,11 +5,15 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
+from agents.hostfs import HostFs
 from agents.namespaces import NamespaceHelper
+from lxcfs_helper.eject import eject
 from tests.fakes.real_container import LIMITS_AVAILABLE, ROOTS, RealContainer, remove_cgroup
+from tests.kernel.lxcfs_helper.agent_process import AgentProcess
 
 
 @pytest.fixture
@@ -44,3 +48,15 @@ def namespaces() -> Iterator[NamespaceHelper]:
         yield helper
     finally:
         helper.close()
+
+
+@pytest.fixture
+def agent(tmp_path: Path, namespaces: NamespaceHelper) -> Iterator[AgentProcess]:
+    """Not started yet; dead at the end, and nothing of it is left anywhere."""
+    process = AgentProcess(tmp_path)
+    try:
+        yield process
+    finally:
+        process.kill()
+        done = eject(HostFs(), namespaces, process.files)
+        assert not done.problems

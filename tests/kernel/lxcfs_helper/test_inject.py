@@ -83,13 +83,16 @@ def test_attach_replace_and_detach(
     assert stack(one.pid) == []
 
 
+class OlderKernel(LinuxMounts):
+    """One that can attach nothing beneath."""
+
+    def features(self) -> MountFeatures:
+        return replace(super().features(), beneath=False)
+
+
 def test_without_beneath_mounts_are_stacked_and_all_taken_away_again(
     files: ViewFiles, namespaces: NamespaceHelper, make_container: MakeContainer
 ) -> None:
-    class OlderKernel(LinuxMounts):
-        def features(self) -> MountFeatures:
-            return replace(super().features(), beneath=False)
-
     injector = Injector(HOST, LinuxCgroups(HOST), OlderKernel(), namespaces)
     one = make_container()
     located = locate(HOST, LinuxCgroups(HOST), one.container())
@@ -101,6 +104,27 @@ def test_without_beneath_mounts_are_stacked_and_all_taken_away_again(
     gone = wish(files, one.container(), shown=False)
     assert injector.reconcile(located, [gone])[MEMINFO].outcome is Outcome.ABSENT
     assert stack(one.pid) == []
+
+
+@pytest.mark.parametrize("kernel", [LinuxMounts, OlderKernel])
+def test_a_file_that_was_deleted_is_replaced(
+    files: ViewFiles,
+    namespaces: NamespaceHelper,
+    make_container: MakeContainer,
+    kernel: type[LinuxMounts],
+) -> None:
+    injector = Injector(HOST, LinuxCgroups(HOST), kernel(), namespaces)
+    one = make_container()
+    located = locate(HOST, LinuxCgroups(HOST), one.container())
+    files.write(one.id, "meminfo", b"deleted\n")
+    injector.reconcile(located, [wish(files, one.container())])
+    files.remove(one.id)
+    assert one.read("/proc/meminfo") == "deleted\n"
+    files.write(one.id, "meminfo", b"new\n")
+    result = injector.reconcile(located, [wish(files, one.container())])[MEMINFO]
+    assert (result.outcome, result.reason) == (Outcome.SHOWN, "")
+    assert one.read("/proc/meminfo") == "new\n"
+    assert not any("deleted" in root for root in stack(one.pid))
 
 
 def test_what_others_mounted_there_stays(

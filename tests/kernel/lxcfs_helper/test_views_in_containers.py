@@ -5,11 +5,7 @@ from __future__ import annotations
 
 import json
 import os
-import signal
-import subprocess
-import sys
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -18,83 +14,36 @@ import pytest
 from agents import mountinfo
 from agents.config import NodeConfig
 from agents.hostfs import HostFs
-from agents.mounts import LinuxMounts
 from agents.namespaces import NamespaceHelper
+from lxcfs_helper.config import ViewName
 from lxcfs_helper.eject import eject
-from lxcfs_helper.explain import show
-from lxcfs_helper.files import ViewFiles, views_directory
+from lxcfs_helper.explain import explain
+from lxcfs_helper.explain_text import report
+from lxcfs_helper.files import views_directory
+from lxcfs_helper.views import VIEWS
 from tests.fakes.real_container import RealContainer, eventually
+from tests.kernel.lxcfs_helper.agent_process import (
+    TARGETS,
+    AgentProcess,
+    attached,
+    covered,
+    free_kib,
+    reading,
+    total_kib,
+    total_kib_of_host,
+    views,
+)
 
 MIB = 1 << 20
 HOST_CPUS = os.cpu_count() or 1
+CPU_TARGETS = {
+    str(target)
+    for name in (ViewName.CPUINFO, ViewName.STAT, ViewName.CPU)
+    for target in VIEWS[name].targets
+}
 pytestmark = pytest.mark.skipif(HOST_CPUS < 2, reason="one CPU cannot be limited to one")
 
 MakeContainer = Callable[..., RealContainer]
-
-
-class AgentProcess:
-    """The agent, started and killed at will."""
-
-    def __init__(self, directory: Path) -> None:
-        self.run_dir = directory / "run"
-        self._listing = directory / "listing.json"
-        self._process: subprocess.Popen[bytes] | None = None
-        self.list_containers()
-
-    def list_containers(self, *containers: RealContainer, namespace: str = "jupyter") -> None:
-        rows = [
-            {"id": one.id, "pod": one.name, "namespace": namespace, "pid": one.pid}
-            for one in containers
-        ]
-        new = self._listing.with_suffix(".new")
-        new.write_text(json.dumps(rows))
-        new.rename(self._listing)
-
-    def start(self) -> None:
-        script = Path(__file__).with_name("view_agent.py")
-        argv = [sys.executable, str(script), str(self._listing), str(self.run_dir)]
-        self._process = subprocess.Popen(argv)
-
-    def kill(self) -> None:
-        if self._process is not None:
-            self._process.send_signal(signal.SIGKILL)
-            self._process.wait(timeout=10)
-            self._process = None
-
-    @property
-    def files(self) -> ViewFiles:
-        return ViewFiles(views_directory(self.run_dir), LinuxMounts(), HostFs().proc)
-
-
-@pytest.fixture
-def agent(tmp_path: Path, namespaces: NamespaceHelper) -> Iterator[AgentProcess]:
-    process = AgentProcess(tmp_path)
-    try:
-        yield process
-    finally:
-        process.kill()
-        done = eject(HostFs(), namespaces, process.files)
-        assert not done.problems
-
-
-def views(container: RealContainer) -> list[mountinfo.MountEntry]:
-    """The mounts of any agent that are on top of their places in a container."""
-    stacks = mountinfo.by_place(mountinfo.read(HostFs().proc, container.pid)).values()
-    tops = [stack[-1] for stack in stacks]
-    return [e for e in tops if e.source.startswith("nodeshare-views:") and e.root != "/"]
-
-
-def attached(container: RealContainer) -> list[str]:
-    """Where they are."""
-    return sorted(entry.mount_point for entry in views(container))
-
-
-def total_kib(container: RealContainer) -> int:
-    return int(container.read("/proc/meminfo").split()[1])
-
-
-def free_kib(container: RealContainer) -> int:
-    return int(container.read("/proc/meminfo").splitlines()[1].split()[1])
 
 
 def has_less_free(container: RealContainer, kib: int) -> bool:
@@ -110,15 +59,11 @@ def busy_ticks(container: RealContainer) -> int:
     return int(fields[1]) + int(fields[3])
 
 
-def covered(container: RealContainer) -> Callable[[], bool]:
-    return lambda: len(attached(container)) == 6
-
-
 def test_programs_inside_see_the_limits(agent: AgentProcess, make_container: MakeContainer) -> None:
     one = make_container(memory=256 * MIB, cpus=1.0)
     agent.list_containers(one)
     agent.start()
-    eventually(covered(one), "all six files attached")
+    eventually(covered(one), "everything attached")
 
     assert one.run("free", "-m").splitlines()[1].split()[1] == "256"
     count = "import os; print(os.cpu_count(), os.sysconf('SC_NPROCESSORS_CONF'))"
@@ -140,21 +85,32 @@ def test_what_a_container_sees_is_explained(
     one = make_container(memory=256 * MIB, cpus=1.0)
     agent.list_containers(one)
     agent.start()
-    eventually(covered(one), "all six files attached")
-    page = show(NodeConfig(), str(one.pid))
-    rows = {line.split("  ")[1]: line.split() for line in page.splitlines() if "  " in line}
-    assert rows["MemTotal"][1:3] == ["256", "MiB"]
-    assert rows["CPUs online"][2:] == ["1", str(HOST_CPUS)]
-    assert rows["processors in cpuinfo"][3:] == ["1", str(HOST_CPUS)]
-    assert rows["memory"][1:4] == ["256", "MiB", f"/{one.parent}/{one.id}"]
-    assert rows["CPU quota"][2:] == ["1", f"/{one.parent}/{one.id}"]
+    eventually(covered(one), "everything attached")
+    node = NodeConfig(run_dir=agent.run_dir)
+    (told,) = explain(node, str(one.pid))
+    states = {name: shown.state for name, shown in told.views.items()}
+    assert states.pop(ViewName.UPTIME) == "not attached"
+    assert set(states.values()) == {"attached"}
+    cgroup = f"/{one.parent}/{one.id}"
+    views = json.loads(report([told]).text(as_json=True))["containers"][0]["views"]
+    total = views["meminfo"]["values"][0]
+    assert (total["what"], total["container"]) == ("MemTotal", f"{256 * 1024} kB")
+    assert total["host"] == f"{total_kib_of_host()} kB"
+    assert total["from"].endswith(f" of {cgroup}")
+    assert views["cpu"]["values"][0]["container"] == "0"
+    assert views["cpu"]["values"][0]["host"] != "0"
+    page = report([told]).text(as_json=False)
+    rows = [line.split() for line in page.splitlines()]
+    assert ["memory", "256", "MiB", "[0]"] in rows
+    assert ["CPU", "quota", "1", "CPUs", "[0]"] in rows
+    assert ["[0]", cgroup] in rows
 
 
 def test_use_shows_within_a_heartbeat(agent: AgentProcess, make_container: MakeContainer) -> None:
     one = make_container(memory=256 * MIB)
     agent.list_containers(one)
     agent.start()
-    eventually(covered(one), "all six files attached")
+    eventually(covered(one), "everything attached")
     before, busy_before = free_kib(one), busy_ticks(one)
     one.hold(64)
     eventually(lambda: before - free_kib(one) > 60 * 1024, "64 MiB less are free")
@@ -167,7 +123,7 @@ def test_a_view_can_be_neither_written_nor_unmounted_by_the_container(
     one = make_container()
     agent.list_containers(one)
     agent.start()
-    eventually(covered(one), "all six files attached")
+    eventually(covered(one), "everything attached")
     assert "Read-only file system" in one.run("sh", "-c", "echo nonsense > /proc/meminfo")
     assert "Read-only file system" in one.run(
         "sh", "-c", "echo 0-99 > /sys/devices/system/cpu/online"
@@ -185,8 +141,8 @@ def test_readers_never_notice_that_the_agent_dies_and_comes_back(
     one = make_container(memory=256 * MIB)
     agent.list_containers(one)
     agent.start()
-    eventually(covered(one), "all six files attached")
-    reader = LoopingReader(one)
+    eventually(covered(one), "everything attached")
+    reader = reading(one)
     with reader:
         for _ in range(100 if soak else 5):
             reads, free = reader.reads, free_kib(one)
@@ -208,15 +164,15 @@ def test_a_new_tmpfs_replaces_what_an_earlier_one_left(
     one = make_container(memory=256 * MIB)
     agent.list_containers(one)
     agent.start()
-    eventually(covered(one), "all six files attached")
-    reader = LoopingReader(one)
+    eventually(covered(one), "everything attached")
+    reader = reading(one)
     with reader:
         agent.kill()
         agent.files.unmount()  # as after the loss of an agent's own mount namespace
         before = _places(one)
         agent.start()
         eventually(lambda: not before & _places(one), "every mount replaced")
-        eventually(covered(one), "all six files attached")
+        eventually(covered(one), "everything attached")
     assert reader.problems == []
 
 
@@ -226,11 +182,12 @@ def test_changed_limits_are_shown_and_lifted_limits_show_the_host(
     one = make_container(memory=256 * MIB, cpus=1.0)
     agent.list_containers(one)
     agent.start()
-    eventually(covered(one), "all six files attached")
+    eventually(covered(one), "everything attached")
     one.limit(memory=512 * MIB)
     eventually(lambda: total_kib(one) == 512 * 1024, "the new memory limit")
     one.limit(cpus=0)
-    eventually(lambda: attached(one) == ["/proc/meminfo"], "CPU views taken away")
+    eventually(lambda: not CPU_TARGETS & set(attached(one)), "CPU views taken away")
+    assert "/proc/meminfo" in attached(one)
     assert (
         one.read("/sys/devices/system/cpu/online")
         == Path("/sys/devices/system/cpu/online").read_text()
@@ -244,7 +201,7 @@ def test_a_lost_mount_is_put_back(agent: AgentProcess, make_container: MakeConta
     one = make_container()
     agent.list_containers(one)
     agent.start()
-    eventually(covered(one), "all six files attached")
+    eventually(covered(one), "everything attached")
     one.run("umount", "/proc/stat")
     eventually(covered(one), "the mount is back", timeout_s=20)
 
@@ -255,7 +212,7 @@ def test_a_container_that_is_excluded_later_gets_the_host_back(
     one = make_container()
     agent.list_containers(one)
     agent.start()
-    eventually(covered(one), "all six files attached")
+    eventually(covered(one), "everything attached")
     agent.list_containers(one, namespace="kube-system")
     eventually(lambda: attached(one) == [], "everything taken away")
     assert total_kib(one) > 256 * 1024
@@ -274,9 +231,7 @@ def test_containers_come_and_go_while_they_are_being_covered(
         goes.kill()
     agent.list_containers(stays)
     eventually(covered(stays), "the one that stays is covered")
-    eventually(
-        lambda: os.listdir(agent.files.directory) == [stays.id], "files of the others are removed"
-    )
+    eventually(lambda: agent.has_files_of() == {stays.id}, "files of the others are removed")
 
 
 def test_eject_leaves_nothing(
@@ -285,10 +240,10 @@ def test_eject_leaves_nothing(
     one, two = make_container("one"), make_container("two")
     agent.list_containers(one, two)
     agent.start()
-    eventually(lambda: covered(one)() and covered(two)(), "both covered")
+    eventually(covered(one, two), "both covered")
     agent.kill()
     done = eject(HostFs(), namespaces, agent.files)
-    assert (done.mounts >= 12, done.problems) == (True, ())
+    assert (done.mounts >= 2 * len(TARGETS), done.problems) == (True, ())
     for container in (one, two):
         entries = mountinfo.read(HostFs().proc, container.pid)
         assert not [e for e in entries if e.source == agent.files.source]
@@ -296,55 +251,7 @@ def test_eject_leaves_nothing(
     assert not views_directory(agent.run_dir).exists()
 
 
-def total_kib_of_host() -> int:
-    return int(Path("/proc/meminfo").read_text().split()[1])
-
-
 def _places(container: RealContainer) -> set[tuple[int, str, tuple[int, int]]]:
     """What stands where: the kernel uses numbers of mounts again, so they say little alone."""
-    return {(entry.mount_id, entry.mount_point, entry.device) for entry in views(container)}
-
-
-class LoopingReader:
-    """Reads meminfo over and over, opened anew and kept open; notes what is not whole."""
-
-    def __init__(self, container: RealContainer) -> None:
-        self.problems: list[str] = []
-        self.reads = 0
-        self._path = Path(f"/proc/{container.pid}/root/proc/meminfo")
-        self._expected = total_kib(container)
-        self._thread = threading.Thread(target=self._loop)
-        self._stop = False
-
-    def __enter__(self) -> LoopingReader:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop = True
-        self._thread.join(timeout=10)
-
-    def has_read(self, times: int) -> bool:
-        return self.reads > times
-
-    def _loop(self) -> None:
-        kept = os.open(self._path, os.O_RDONLY)
-        try:
-            while not self._stop:
-                self._check(os.pread(kept, 65536, 0).decode())
-                self._check(self._path.read_text())
-                self.reads += 1
-        except OSError as error:
-            self.problems.append(str(error))
-        finally:
-            os.close(kept)
-
-    def _check(self, text: str) -> None:
-        lines = text.splitlines()
-        try:
-            values = {line.split(":")[0]: int(line.split()[1]) for line in lines}
-            whole = values["MemTotal"] == self._expected and len(values) == len(lines) > 30
-            if not whole or values["MemFree"] > values["MemTotal"] or "DirectMap4k" in values:
-                self.problems.append(text)
-        except (ValueError, IndexError, KeyError):
-            self.problems.append(text)
+    files = (entry for entry in views(container) if entry.fstype == "tmpfs")
+    return {(entry.mount_id, entry.mount_point, entry.device) for entry in files}

@@ -2,6 +2,7 @@
 """The view agent as a process of its own, told by a JSON file who runs here, not by a runtime.
 
 Run with two arguments: that file, and the agent's run directory. Everything else is the real thing.
+A third is the moment at which it dies.
 """
 
 from __future__ import annotations
@@ -21,9 +22,12 @@ from agents.logs import get_logger
 from agents.mounts import LinuxMounts
 from agents.namespaces import NamespaceHelper
 from agents.published import Published
+from lxcfs_helper import attaching, service
+from lxcfs_helper.compat.keeper import Keeper
 from lxcfs_helper.config import ViewConfig
 from lxcfs_helper.files import ViewFiles, views_directory
-from lxcfs_helper.service import Service
+from lxcfs_helper.told import Told
+from tests.kernel.lxcfs_helper.mortal import die_at
 
 
 class ListedContainers:
@@ -39,7 +43,9 @@ class ListedContainers:
         )
 
 
-async def main(listing: Path, run_dir: Path, namespaces: NamespaceHelper) -> None:
+async def main(
+    listing: Path, run_dir: Path, namespaces: NamespaceHelper, dies_at: int | None
+) -> None:
     changes: trio.MemoryReceiveChannel[Section] = trio.open_memory_channel[Section](0)[1]
     section = ViewConfig.model_validate({"heartbeat": "100ms", "poll": "100ms"})
     context = AgentContext(
@@ -53,15 +59,19 @@ async def main(listing: Path, run_dir: Path, namespaces: NamespaceHelper) -> Non
         Published[Status]({}),
         namespaces,
     )
+    attaching.VERIFY_S = 1.0  # nobody wants to wait for what is checked every few seconds
     mounts = LinuxMounts()
+    if dies_at is not None:
+        die_at(dies_at, mounts, namespaces)
     files = ViewFiles(views_directory(run_dir), mounts, context.host.proc)
     files.adopt()
-    service = Service(context, ListedContainers(listing), files, mounts)
+    told = Told.by_kernel(context, None)
+    root = Keeper(None, run_dir, context.host, mounts, context.log)
+    running = service.Service(context, ListedContainers(listing), files, mounts, told, root)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(service.follow_containers)
-        nursery.start_soon(service.keep_fresh)
-        nursery.start_soon(service.keep_attached)
+        running.start(nursery)
 
 
 if __name__ == "__main__":
-    trio.run(main, Path(sys.argv[1]), Path(sys.argv[2]), NamespaceHelper.start())
+    dies_at = int(sys.argv[3]) if len(sys.argv) > 3 else None
+    trio.run(main, Path(sys.argv[1]), Path(sys.argv[2]), NamespaceHelper.start(), dies_at)

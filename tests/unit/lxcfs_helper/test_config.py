@@ -19,31 +19,55 @@ def parse(text: str) -> ViewConfig:
 
 def test_defaults_show_everything_to_everybody_but_the_system() -> None:
     section = parse("lxcfs_helper:")
-    assert section.files == tuple(ViewName)
+    assert {*ViewName} - {*section.files} == {ViewName.UPTIME}, "it contradicts ps"
     assert (section.inject.namespaces, section.inject.exclude) == (("*",), ("kube-system",))
-    assert (section.heartbeat, section.poll) == (1.0, 1.0)
+    assert (section.heartbeat, section.poll) == (1.0, 10.0)
+    assert (section.inject.pod_labels, section.inject.annotation) == ({}, "nodeshare/view")
 
 
 def test_every_key() -> None:
     section = parse(
         "lxcfs_helper: {files: [stat, cpu], heartbeat: 500ms, poll: 2s,"
-        " inject: {namespaces: ['jupyter*'], exclude: []}}"
+        " inject: {namespaces: ['jupyter*'], exclude: [], pod_labels: {app: 'hub-*'},"
+        " annotation: example.org/proc}}"
     )
     assert section.files == (ViewName.STAT, ViewName.CPU)
     assert (section.heartbeat, section.poll) == (0.5, 2.0)
     assert section.inject.namespaces == ("jupyter*",)
+    assert section.inject.pod_labels == {"app": "hub-*"}
+    assert section.inject.annotation == "example.org/proc"
 
 
 @pytest.mark.parametrize(
     ("text", "path", "said"),
     [
-        ("files: [uptime]", "files.0", "'meminfo', 'cpuinfo', 'stat' or 'cpu'"),
+        ("files: [vmstat]", "files.0", "'meminfo', 'cpuinfo', 'stat', "),
         ("files: [cpu, stat, cpu]", "files", "cpu is written twice; keep one"),
         ("heartbeat: 2", "heartbeat", "write a number with ms, s"),
         ("heartbeat: 1m", "heartbeat", "60 s is out of range; write 50ms to 5s"),
         ("inject: {namespaces: ['']}", "inject.namespaces", "matches no namespace"),
-        ("inject: {namespace: [a]}", "inject.namespace", "known are exclude, namespaces"),
-        ("file: [stat]", "file", "unknown key; known are files, heartbeat, inject, poll"),
+        ("inject: {namespaces: [Jupyter]}", "inject.namespaces", "a-z, 0-9 and '-' alone"),
+        (
+            "inject: {exclude: [kube_system]}",
+            "inject.exclude",
+            "'kube_system' matches no namespace",
+        ),
+        ("inject: {namespace: [a]}", "inject.namespace", "known are annotation, exclude, names"),
+        ("inject: {pod_labels: [a]}", "inject.pod_labels", "a valid dictionary"),
+        ("inject: {pod_labels: {view: true}}", "inject.pod_labels.view", "a valid string"),
+        ("inject: {pod_labels: {'a b': c}}", "inject.pod_labels", "'a b' is no key of a label"),
+        ("inject: {pod_labels: {app: 'a b'}}", "inject.pod_labels", "app: 'a b' matches no label"),
+        (
+            "inject: {annotation: '/view'}",
+            "inject.annotation",
+            "such as 'app' or 'example.org/app'",
+        ),
+        ("poll: 2m", "poll", "120 s is out of range; write 50ms to 60s"),
+        (
+            "file: [stat]",
+            "file",
+            "unknown key; known are compat_root, files, heartbeat, inject, poll",
+        ),
     ],
 )
 def test_bad_input(text: str, path: str, said: str) -> None:

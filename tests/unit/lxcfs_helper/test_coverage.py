@@ -8,17 +8,21 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from agents.cgroup_events import CgroupChanges
 from agents.cgroups import LinuxCgroups
 from agents.containers import Container, Pod
+from agents.errors import Unavailable
 from agents.mounts import LinuxMounts
-from lxcfs_helper.config import InjectConfig, ViewConfig
-from lxcfs_helper.coverage import MAX_AGE_S, ORPHAN_S, Coverage, Order
+from lxcfs_helper.config import InjectConfig, ViewConfig, ViewName
+from lxcfs_helper.coverage import ORPHAN_S, Coverage, Order, Sweep
 from lxcfs_helper.files import ViewFiles
+from lxcfs_helper.host_reading import parse_meminfo
 from lxcfs_helper.inject import Outcome, Result, Step
-from lxcfs_helper.reading import parse_meminfo
+from lxcfs_helper.rhythm import IDLE_S, MAX_AGE_S, READ_AGAIN_S
 from lxcfs_helper.status import status
 from tests.fakes.recorded_hosts import PID, host_fs, recorded
 
@@ -34,6 +38,25 @@ def pretended(directory: Path) -> ViewFiles:
     return files
 
 
+class ToldDemand:
+    """Notes whose reads are to be told."""
+
+    def __init__(self) -> None:
+        self.expected: list[str] = []
+        self.broken = False
+
+    def expect(self, container_id: str, directory: Path) -> None:
+        if self.broken:
+            raise Unavailable("cannot watch: No space left on device")
+        assert directory.name == container_id
+        self.expected.append(container_id)
+
+    async def readers(self) -> frozenset[str]:
+        raise NotImplementedError
+
+    def close(self) -> None: ...
+
+
 class World:
     """A recorded host whose files may change, a clock, and what the coverage made of them."""
 
@@ -41,15 +64,41 @@ class World:
         self.tree = directory / "host"
         shutil.copytree(recorded("v2-nested").proc.parent, self.tree)
         self.now = 1000.0
+        self.used = 200_000_000
         self.process(start=50_000)
         (directory / "views").mkdir()
         self.files = pretended(directory / "views")
         self.config = ViewConfig()
+        self.demand = ToldDemand()
         self.coverage = self.agent()
 
     def agent(self) -> Coverage:
         host = host_fs(self.tree)
-        return Coverage(self.config, host, LinuxCgroups(host), self.files, lambda: self.now)
+        return Coverage(
+            self.config, host, LinuxCgroups(host), self.files, lambda: self.now, self.demand
+        )
+
+    def show(self, *names: ViewName) -> None:
+        """Show only these, from now on."""
+        self.config = self.config.model_copy(update={"files": names})
+        self.coverage.config = self.config
+
+    def use(self, *, memory: int) -> None:
+        """Let the container use CPU time, and this much memory."""
+        self.used += 1
+        usage = f"usage_usec {self.used}\nuser_usec {self.used}\nsystem_usec 0\n"
+        self.cgroup("cpu.stat", usage)
+        top = self.tree / "sys/fs/cgroup/kubepods.slice/cpu.stat"
+        top.write_text(usage)
+        self.cgroup("memory.current", f"{memory}\n")
+
+    def pass_time(self, seconds: float) -> None:
+        """Let time pass, with a sweep whenever one is due."""
+        end = self.now + seconds
+        while (due := self.now + self.coverage.next_look_s()) < end:
+            self.now = due
+            self.coverage.refresh()
+        self.now = end
 
     def process(self, *, start: int | None) -> None:
         """Start, replace or (None) end the container's first process."""
@@ -86,6 +135,10 @@ def attached(order: Order) -> Mapping[Path, Result]:
     }
 
 
+def rows(world: World, sweep: Sweep) -> Any:
+    return status(world.coverage, sweep, {})["containers"]
+
+
 def settle(world: World) -> Order:
     (order,) = world.coverage.orders()
     world.coverage.settle(order, attached(order), beneath=True)
@@ -98,10 +151,12 @@ def test_a_new_container_is_rendered_before_anything_is_attached(world: World) -
     sweep = world.coverage.refresh()
     assert (sweep.containers, sweep.rendered) == (1, 1)
     order = settle(world)
-    assert (len(shown(order)), order.expected) == (6, True)
+    assert order.expected
+    assert {"/proc/meminfo", "/proc/stat", "/sys/devices/system/cpu"} <= shown(order)
     assert world.meminfo()["MemTotal"] == 1792 * 1024
-    assert world.files.read(ID, "cpu") == b"0-1\n"
-    (row,) = status(world.coverage, sweep, beneath=True)["containers"]
+    assert world.files.read(ID, "cpu/online") == b"0-1\n"
+    (row,) = rows(world, sweep)
+    views = row.pop("views")
     assert row == {
         "namespace": "jupyter",
         "pod": "ada",
@@ -110,38 +165,177 @@ def test_a_new_container_is_rendered_before_anything_is_attached(world: World) -
         "cpus": 2,
         "memory_limit": 1792 << 20,
         "memory_used": 1080 << 20,
-        "views": dict.fromkeys(("meminfo", "cpuinfo", "stat", "cpu"), "attached"),
     }
+    assert {views[name] for name in ("meminfo", "cpuinfo", "stat", "cpu")} == {"attached"}
+    assert views["uptime"] == "off"
 
 
-def test_only_what_moved_is_rendered_again_and_nothing_gets_old(world: World) -> None:
+def test_unread_files_are_seldom_written_and_never_get_old(world: World) -> None:
     world.coverage.observe([CONTAINER])
     world.coverage.refresh()
     settle(world)
-    world.now += 1
-    assert world.coverage.refresh().rendered == 0
-    world.cgroup("memory.current", f"{1100 << 20}\n")
-    assert world.coverage.refresh().rendered == 1
+    assert world.demand.expected == [ID]
+    for _ in range(5):
+        rendered_at = world.now
+        world.now += world.coverage.next_look_s()
+        assert IDLE_S <= world.now - rendered_at < MAX_AGE_S
+        world.cgroup("memory.current", f"{1100 << 20}\n")
+        assert world.coverage.refresh().rendered == 1
     assert world.meminfo()["MemFree"] == (1792 - 1100) * 1024
     assert world.coverage.orders() == (), "written in place"
-    rendered_at = world.now
-    while world.coverage.refresh().rendered == 0:
-        world.now += world.config.heartbeat
-        assert world.now - rendered_at < MAX_AGE_S
+    assert world.demand.expected == [ID], "nobody read, so nothing has to be expected again"
 
 
-def test_new_limits_are_new_files_where_the_length_changes(world: World) -> None:
+def test_nothing_is_looked_at_before_it_is_time(world: World) -> None:
+    world.coverage.observe([CONTAINER])
+    world.coverage.refresh()
+    world.now += IDLE_S / 4
+    world.use(memory=1100 << 20)
+    sweep = world.coverage.refresh()
+    assert (sweep.containers, sweep.looked, sweep.rendered) == (1, 0, 0)
+
+
+def test_who_begins_to_read_gets_fresh_values_at_once(world: World) -> None:
+    world.coverage.observe([CONTAINER])
+    world.coverage.refresh()
+    world.now += 2
+    world.use(memory=1100 << 20)
+    world.coverage.read_by([ID, "unknown"])
+    assert world.coverage.next_look_s() == 0
+    sweep = world.coverage.refresh()
+    assert (sweep.read, sweep.rendered, sweep.oldest_read_s) == (1, 1, 2.0)
+    assert world.meminfo()["MemFree"] == (1792 - 1100) * 1024
+    world.now += 0.1
+    world.coverage.read_by([ID])
+    assert world.coverage.next_look_s() > 0.5, "these are fresh"
+    assert world.demand.expected == [ID], "that it reads is known for a while"
+    world.pass_time(READ_AGAIN_S / 2 + 1)
+    assert world.demand.expected == [ID, ID]
+
+
+def test_where_somebody_reads_values_are_as_old_as_a_heartbeat_and_only_what_moved_is_rendered(
+    world: World,
+) -> None:
+    world.show(ViewName.MEMINFO)
+    world.coverage.observe([CONTAINER])
+    world.coverage.refresh()
+    world.now += 1
+    world.coverage.read_by([ID])
+    world.coverage.refresh()
+    for number in range(3):
+        world.now += world.coverage.next_look_s()
+        assert world.coverage.refresh().rendered == 0, "nothing moved"
+        world.use(memory=(1000 + number) << 20)
+        before = world.now
+        world.now += world.coverage.next_look_s()
+        assert world.now - before <= world.config.heartbeat
+        assert world.coverage.refresh().rendered == 1
+        assert world.meminfo()["MemFree"] == (1792 - 1000 - number) * 1024
+
+
+def test_idle_time_goes_on_while_it_is_read_though_nothing_moved(world: World) -> None:
+    world.show(ViewName.STAT, ViewName.CPUINFO)
+    world.coverage.observe([CONTAINER])
+    world.coverage.refresh()
+    world.coverage.read_by([ID])
+    world.now += 1
+    before = idle_ticks(world)
+    sweep = world.coverage.refresh()
+    assert (sweep.rendered, sweep.views) == (1, 1), "stat, and not cpuinfo"
+    assert idle_ticks(world) == before + 150, "one and a half CPUs"
+
+
+def idle_ticks(world: World) -> int:
+    return int((world.files.read(ID, "stat") or b"").split()[4])
+
+
+def test_who_has_stopped_reading_is_idle_again(world: World) -> None:
+    world.coverage.observe([CONTAINER])
+    world.coverage.refresh()
+    world.coverage.read_by([ID])
+    world.pass_time(READ_AGAIN_S + 2)
+    assert world.coverage.next_look_s() > world.config.heartbeat
+    looked = world.now
+    world.pass_time(3 * IDLE_S)
+    assert world.now > looked
+    assert world.demand.expected == [ID, ID]
+
+
+def test_where_nobody_can_tell_who_reads_everybody_is_taken_to_read(world: World) -> None:
+    world.demand.broken = True
+    world.coverage.observe([CONTAINER])
+    world.coverage.refresh()
+    assert world.coverage.next_look_s() <= world.config.heartbeat
+
+
+@pytest.mark.parametrize(
+    ("change", "rendered"),
+    [
+        (CgroupChanges(limited=frozenset({"/kubepods.slice"})), 1),
+        (CgroupChanges(limited=frozenset({"/kubepods"})), 0),
+        (CgroupChanges(lost=True), 1),
+        (CgroupChanges(created=frozenset({"/kubepods.slice"})), 0),
+    ],
+)
+def test_a_limit_that_changed_is_shown_at_once(
+    world: World, change: CgroupChanges, rendered: int
+) -> None:
     world.coverage.observe([CONTAINER])
     world.coverage.refresh()
     settle(world)
     world.cgroup("memory.max", f"{1 << 30}\n")
     world.cgroup("cpu.max", "100000 100000\n")
-    world.cgroup("cpu.stat", "usage_usec 1\nuser_usec 1\nsystem_usec 0\n")
-    world.now += 1
+    world.now += 0.1
+    world.coverage.limits_changed(change)
+    assert (world.coverage.next_look_s() == 0) is bool(rendered)
+    assert world.coverage.refresh().rendered == rendered
+    if rendered:
+        assert world.meminfo()["MemTotal"] == 1024 * 1024
+        assert world.files.read(ID, "cpu/online") == b"0\n"
+        assert settle(world).expected
+
+
+@pytest.mark.parametrize(
+    ("file", "text"),
+    [
+        ("memory.max", f"{1 << 30}\n"),
+        ("memory.swap.max", "0\n"),
+        ("cpu.max", "50000 100000\n"),
+        ("cpuset.cpus.effective", "2\n"),
+    ],
+)
+def test_a_limit_whose_change_nobody_tells_is_found_by_looking(
+    world: World, file: str, text: str
+) -> None:
+    world.coverage.observe([CONTAINER])
+    world.coverage.check_limits()
+    world.coverage.refresh()
+    world.coverage.check_limits()
+    assert world.coverage.refresh().looked == 0
+    (one,) = world.coverage.all()
+    before = one.facts and one.facts.limits
+    world.cgroup(file, text)
+    world.coverage.check_limits()
     assert world.coverage.refresh().rendered == 1
-    assert world.meminfo()["MemTotal"] == 1024 * 1024
-    assert world.files.read(ID, "cpu") == b"0\n"
-    assert settle(world).expected
+    assert one.facts
+    assert one.facts.limits != before
+
+
+def test_a_container_whose_cgroup_and_process_are_gone_is_let_go_without_asking(
+    world: World,
+) -> None:
+    world.coverage.observe([CONTAINER])
+    world.coverage.refresh()
+    (one,) = world.coverage.all()
+    gone = CgroupChanges(removed=frozenset(one.located.cgroup.all()))
+    world.coverage.removed(gone)
+    assert [*world.coverage.all()] == [one], "its process still runs"
+    world.process(start=None)
+    world.coverage.removed(CgroupChanges(removed=frozenset({"/kubepods.slice"})))
+    assert [*world.coverage.all()] == [one]
+    world.coverage.removed(gone)
+    assert [*world.coverage.all()] == []
+    assert world.files.containers() == frozenset()
 
 
 def test_limits_that_are_lifted_show_the_host(world: World) -> None:
@@ -153,12 +347,12 @@ def test_limits_that_are_lifted_show_the_host(world: World) -> None:
             (directory / "memory.max").write_text("max\n")
             (directory / "cpu.max").write_text("max 100000\n")
             (directory / "cpuset.cpus.effective").write_text("0-7\n")
-    world.now += MAX_AGE_S
+    world.coverage.check_limits()
     world.coverage.refresh()
     order = settle(world)
     assert shown(order) == set()
-    (row,) = status(world.coverage, world.coverage.refresh(), beneath=True)["containers"]
-    assert set(row["views"].values()) == {"host"}
+    (row,) = rows(world, world.coverage.refresh())
+    assert set(row["views"].values()) == {"host", "off"}
 
 
 def test_a_runtime_that_forgets_for_a_moment_does_no_harm(world: World) -> None:
@@ -214,8 +408,8 @@ def test_excluded_later_everything_is_taken_away_and_forgotten(world: World) -> 
     world.coverage.observe([CONTAINER])
     assert [*world.coverage.all()] == []
     assert world.files.containers() == frozenset()
-    (row,) = status(world.coverage, world.coverage.refresh(), beneath=True)["containers"]
-    assert set(row["views"].values()) == {"excluded"}
+    (row,) = rows(world, world.coverage.refresh())
+    assert set(row["views"].values()) == {"excluded: its namespace is not selected"}
 
 
 def test_a_container_excluded_before_this_agent_started_is_cleared_too(world: World) -> None:
@@ -231,8 +425,8 @@ def test_what_cannot_be_told_for_sure_is_left_alone_with_the_reason(world: World
     stranger = replace(CONTAINER, id="2222")
     world.coverage.observe([untold, stranger])
     assert [*world.coverage.all()] == []
-    rows = status(world.coverage, world.coverage.refresh(), beneath=True)["containers"]
-    assert {row["id"]: row["views"]["stat"] for row in rows} == {
+    found = rows(world, world.coverage.refresh())
+    assert {row["id"]: row["views"]["stat"] for row in found} == {
         "1111": "failed: the container runtime does not tell its pid",
         "2222": f"failed: process {PID} is in no cgroup named after the container",
     }

@@ -75,6 +75,52 @@ def test_removal_closes_and_deletes(files: ViewFiles) -> None:
     assert files.write(ID, "stat", b"again\n") is True
 
 
+TREE = {"online": b"0-1\n", "cpu0/topology/core_id": b"0\n", "cpu1/topology/core_id": b"1\n"}
+
+
+def below(directory: Path) -> dict[str, bytes]:
+    files = (path for path in directory.rglob("*") if path.is_file())
+    return {str(path.relative_to(directory)): path.read_bytes() for path in files}
+
+
+def test_a_directory_is_never_changed(files: ViewFiles) -> None:
+    files.write(ID, "meminfo", b"1\n")
+    assert files.write_tree(ID, "cpu", TREE) is True
+    descriptor = os.open(files.tree(ID, "cpu")[0], os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        assert files.write_tree(ID, "cpu", {"online": b"0\n"}) is True
+        assert sorted(os.listdir(descriptor)) == ["cpu0", "cpu1", "online"], "as it was shown"
+        assert below(files.tree(ID, "cpu")[0]) == {"online": b"0\n"}
+    finally:
+        os.close(descriptor)
+    files.discard_superseded(ID)
+    assert sorted(os.listdir(files.directory / ID)) == ["cpu", "meminfo"]
+
+
+def test_directories_that_are_alike_are_one(files: ViewFiles) -> None:
+    assert files.write_tree(ID, "cpu", TREE) is True
+    assert files.write_tree(ID, "cpu", dict(reversed(TREE.items()))) is False
+    assert files.write_tree("other", "cpu", TREE) is True
+    path, root = files.tree(ID, "cpu")
+    assert files.tree("other", "cpu") == (path, root)
+    assert below(path) == TREE
+    assert files.directory / root.lstrip("/") == path
+    assert files.containers() == {ID, "other"}
+    assert files.write_tree(ID, "cpu", {"online": b"0\n"}) is True
+    assert below(files.tree(ID, "cpu")[0]) == {"online": b"0\n"}
+    files.discard_superseded(ID)
+    files.remove(ID)
+    assert below(files.tree("other", "cpu")[0]) == TREE
+    assert files.write_tree(ID, "cpu", TREE) is True
+
+
+def test_files_that_are_alike_are_one_file(files: ViewFiles) -> None:
+    files.write_tree(ID, "node", {f"cpu{n}/size": b"32K\n" for n in range(64)})
+    path, _ = files.tree(ID, "node")
+    assert (path / "cpu9/size").stat().st_nlink == 64
+    assert (path / "cpu9/size").stat().st_mode & 0o777 == 0o444
+
+
 @pytest.mark.parametrize("odd", ["", "..", "../x", "a/b", ".hidden", "a b", "x" * 300])
 def test_an_id_that_is_no_file_name_is_refused(files: ViewFiles, odd: str) -> None:
     with pytest.raises(Unavailable, match="no container id"):

@@ -34,7 +34,11 @@ STATUS = {
         row("emmy", meminfo="excluded", cpu="excluded"),
     ],
     "sweep": {"containers": 2, "rendered": 1, "seconds": 0.25, "oldest_seconds": 1.5},
-    "kernel": {"beneath": True},
+    "excluded": {"namespaces": 1},
+    "failed": {"attach": 1},
+    "unknown": {"meminfo": {"Slab": 2}},
+    "read": 1,
+    "features": {"beneath": True, "runtime_events": False},
 }
 
 
@@ -54,7 +58,22 @@ def test_gauges_count_containers_by_view_and_state() -> None:
     assert containers("stat", "attached") == 0
     assert registry.get_sample_value("nodeshare_view_oldest_seconds") == 1.5
     assert registry.get_sample_value("nodeshare_view_last_sweep_seconds") == 0.25
-    assert registry.get_sample_value("nodeshare_view_kernel_feature", {"feature": "beneath"}) == 1
+    assert {
+        ("kernel_feature", "feature", "beneath"): 1,
+        ("kernel_feature", "feature", "runtime_events"): 0,
+        ("excluded_containers", "reason", "namespaces"): 1,
+        ("excluded_containers", "reason", "pod"): 0,
+        ("failed_containers", "step", "attach"): 1,
+        ("failed_containers", "step", "write"): 0,
+    }.items() <= {
+        (name.removeprefix("nodeshare_view_"), *label): value
+        for family in registry.collect()
+        for name, labels, value, *_ in family.samples
+        for label in labels.items()
+    }.items()
+    unknown = {"view": "meminfo", "value": "Slab"}
+    assert registry.get_sample_value("nodeshare_view_unknown_values", unknown) == 2
+    assert registry.get_sample_value("nodeshare_view_read_containers") == 1
 
 
 def test_before_anything_was_published_nothing_fails() -> None:
@@ -71,12 +90,18 @@ def test_counters_tell_repairs_from_first_injections() -> None:
     counters.injected([Result(Outcome.SHOWN, (Step.ATTACH,))], repair=False)
     counters.injected([Result(Outcome.SHOWN, (Step.REPLACE,))], repair=True)
     counters.injected([Result(Outcome.SHOWN), Result(Outcome.FAILED, (), "no")], repair=True)
-    counters.swept(Sweep(containers=3, rendered=2, duration_s=0.5))
+    counters.swept(Sweep(containers=3, looked=3, rendered=2, views=5, cpu_s=0.5))
+    counters.swept(Sweep(containers=3, looked=3, read=1, oldest_read_s=0.3))
     values = {
         "nodeshare_view_repairs_total": 1,
         "nodeshare_view_injection_failures_total": 1,
-        "nodeshare_view_sweep_seconds_total": 0.5,
+        "nodeshare_view_sweeps_total": 2,
+        "nodeshare_view_sweep_cpu_seconds_total": 0.5,
+        "nodeshare_view_looks_total": 6,
         "nodeshare_view_rendered_containers_total": 2,
+        "nodeshare_view_rendered_views_total": 5,
+        "nodeshare_view_read_age_seconds_count": 1,
+        "nodeshare_view_read_age_seconds_sum": 0.3,
     }
     assert {name: registry.get_sample_value(name) for name in values} == values
     injections = "nodeshare_view_injections_total"

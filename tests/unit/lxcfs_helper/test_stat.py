@@ -54,13 +54,13 @@ def test_a_container_that_was_held_up_though_it_used_little() -> None:
 def test_the_rest_of_the_file_tells_nothing_of_the_host_but_when_it_booted() -> None:
     host, container = facts("v2-nested")
     text = stat.render(host, container).decode()
-    rest = [line for line in text.splitlines() if not line.startswith("cpu")]
+    rest = [line.rstrip() for line in text.splitlines() if not line.startswith("cpu")]
     assert rest == [
         "intr 0",
         "ctxt 0",
         "btime 1700000000",
         "processes 0",
-        "procs_running 0",
+        "procs_running 1",
         "procs_blocked 0",
         "softirq 0 0 0 0 0 0 0 0 0 0 0",
     ]
@@ -124,3 +124,28 @@ def test_the_length_does_not_change_with_time(earlier: float, later: float) -> N
         account = stat.begin(CpuTimes(age, 0.0, 0.0), capacity=2.0, count=2, age_s=age, now=age)
         lengths.add(len(stat.render(host, replace(container, account=account))))
     assert len(lengths) == 1
+
+
+@given(
+    st.floats(0, 1e5),
+    st.floats(0, 1e5),
+    st.floats(0, 1e5),
+    st.floats(0.01, 64),
+    st.floats(1, 1e5),
+)
+def test_everything_adds_up(
+    user: float, system: float, throttled: float, capacity: float, age_s: float
+) -> None:
+    """All columns are the CPU seconds that there were, or were used, and the lines are the sum."""
+    count = max(1, -int(-capacity // 1))
+    account = stat.begin(
+        CpuTimes(user, system, throttled), capacity=capacity, count=count, age_s=age_s, now=age_s
+    )
+    shown = rows(account, capacity) if capacity <= 8 else rows(account, 8.0)
+    whole = sum(shown["cpu"])
+    expected = 100 * max(capacity * age_s, user + system)
+    assert abs(whole - expected) <= 4 + expected * 1e-9
+    if capacity <= 8:
+        parts = sum(sum(line) for name, line in shown.items() if name != "cpu")
+        assert whole - 4 * count - 4 <= parts <= whole + 4
+    assert shown["cpu"][STEAL] <= throttled * 100 + 1

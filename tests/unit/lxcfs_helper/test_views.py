@@ -9,10 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agents.cgroup_formats import CpuTimes, Headroom
+from agents.cgroup_io_formats import IoCounts
+from lxcfs_helper.config import ViewName
 from lxcfs_helper.container_limits import Limit, Limits
 from lxcfs_helper.facts import ContainerFacts, HostFacts, MemoryFacts
-from lxcfs_helper.reading import parse_meminfo
-from lxcfs_helper.views import VIEWS, cpu, cpuinfo, meminfo
+from lxcfs_helper.host_reading import parse_meminfo
+from lxcfs_helper.views import TARGETS, VIEWS, meminfo
 from tests.fakes.recorded_hosts import NAMES, facts
 
 KIB = 1024
@@ -85,7 +88,7 @@ def test_meminfo_of_v1_reckons_with_the_pods_headroom() -> None:
     host, container = facts("v1-hybrid")
     shown = parse_meminfo(meminfo.render(host, container).decode())
     assert container.memory.headroom is not None
-    assert shown["MemAvailable"] == container.memory.headroom // KIB
+    assert shown["MemAvailable"] == container.memory.headroom.value // KIB
     assert shown["MemFree"] == (402653184 - container.memory.used) // KIB
 
 
@@ -118,7 +121,7 @@ def marked_host() -> HostFacts:
 
 bytes_ = st.integers(0, 1 << 36)
 stats = st.dictionaries(
-    st.sampled_from(sorted({name for names in meminfo._FROM_STAT.values() for name in names})),
+    st.sampled_from(sorted({name for names in meminfo.FROM_STAT.values() for name in names})),
     bytes_,
 )
 optional_bytes = st.none() | bytes_
@@ -134,10 +137,11 @@ def containers(draw: st.DrawFn) -> ContainerFacts:
         quota=draw(st.none() | st.floats(0.01, 300).map(lambda q: Limit(q, "/"))),
         allowed=draw(st.none() | st.frozensets(st.integers(0, 9), min_size=1)),
     )
+    room = draw(optional_bytes)
     memory = MemoryFacts(
         draw(bytes_),
         draw(stats),
-        draw(optional_bytes),
+        None if room is None else Headroom(room, "/"),
         draw(optional_bytes),
         draw(st.none() | st.just(0)),
     )
@@ -198,42 +202,6 @@ def test_swap(swappiness: int, swap_used: int | None, total: int, free: int) -> 
     assert (shown["SwapTotal"], shown["SwapFree"]) == (total * KIB, free * KIB)
 
 
-def test_cpuinfo_shows_the_containers_cpus_as_one_package() -> None:
-    host, container = facts("v2-nested")
-    blocks, rest = cpuinfo.split(cpuinfo.render(host, container).decode())
-    assert sorted(blocks) == [0, 1]
-    assert rest == []
-    for number, block in blocks.items():
-        lines = dict(line.split(":", 1) for line in block.splitlines() if ":" in line)
-        fields = {name.strip(): value.strip() for name, value in lines.items()}
-        assert fields["siblings"] == fields["cpu cores"] == "2"
-        assert fields["core id"] == fields["apicid"] == str(number)
-        assert fields["physical id"] == "0"
-        assert fields["model name"].startswith("Intel(R) Xeon(R)")
-
-
-def test_cpuinfo_of_another_architecture_keeps_what_belongs_to_no_cpu() -> None:
-    host, container = facts("v2-nested")
-    block = "processor\t: {}\nBogoMIPS\t: 100.00\nCPU part\t: 0xd0c\n\n"
-    text = "".join(block.format(n) for n in range(8)) + "Hardware\t: Board\nRevision\t: 0\n\n"
-    shown = cpuinfo.render(replace(host, cpuinfo=text), container).decode()
-    assert shown == block.format(0) + block.format(1) + "Hardware\t: Board\nRevision\t: 0\n\n"
-    assert cpuinfo.render(replace(host, cpuinfo="vendor_id : IBM\n"), container) == (
-        b"vendor_id : IBM\n\n"
-    )
-
-
-@given(containers())
-def test_every_cpu_view_counts_the_same(container: ContainerFacts) -> None:
-    host, _ = facts("v2-nested")
-    count = container.limits.cpu_count(host.cpus)
-    assert 1 <= count <= 8
-    shown, _ = cpuinfo.split(cpuinfo.render(host, container).decode())
-    assert sorted(shown) == list(range(count))
-    online = cpu.render(host, container).decode()
-    assert online == ("0\n" if count == 1 else f"0-{count - 1}\n")
-
-
 def test_a_container_without_limits_is_shown_the_hosts_own_files() -> None:
     host, container = facts("v2-unlimited")
     assert not any(view.applies(container.limits, host) for view in VIEWS.values())
@@ -241,7 +209,59 @@ def test_a_container_without_limits_is_shown_the_hosts_own_files() -> None:
     assert all(view.applies(container.limits, host) for view in VIEWS.values())
 
 
+@pytest.mark.parametrize(
+    ("limits", "shown"),
+    [
+        pytest.param(
+            Limits(memory=Limit(1 << 30, "/")),
+            "meminfo loadavg swaps diskstats pressure uptime",
+            id="memory alone",
+        ),
+        pytest.param(
+            Limits(quota=Limit(1.5, "/")),
+            "cpuinfo stat loadavg diskstats pressure cpu uptime",
+            id="CPU alone",
+        ),
+        pytest.param(
+            Limits(memory=Limit(1 << 60, "/"), quota=Limit(1000.0, "/"), swap=Limit(0, "/")),
+            "",
+            id="limits above what the host has",
+        ),
+    ],
+)
+def test_only_what_a_limit_makes_differ_is_shown(limits: Limits, shown: str) -> None:
+    host, _ = facts("v2-nested")
+    applied = {name.value for name, view in VIEWS.items() if view.applies(limits, host)}
+    assert applied == set(shown.split())
+
+
 def test_every_target_is_a_file_of_a_kernel_file_system() -> None:
-    targets = [target for view in VIEWS.values() for target in view.targets]
-    assert len(targets) == len(set(targets)) == 6
-    assert all(target.parts[1] in ("proc", "sys") for target in targets)
+    assert len(TARGETS) == len(set(TARGETS)) == 13
+    assert all(target.parts[1] in ("proc", "sys") for target in TARGETS)
+    names = [file.name for view in VIEWS.values() for file in view.files]
+    assert len(set(names)) == len(names), "each has a file of its own"
+
+
+@given(
+    st.floats(0, 1e7),
+    st.floats(0, 1e7),
+    st.lists(st.integers(0, 1 << 50), min_size=6, max_size=6),
+    bytes_,
+)
+def test_what_moves_is_as_long_as_before(
+    age_s: float, used_s: float, counts: list[int], swapped: int
+) -> None:
+    """It is written in place, and nobody may read half of two texts."""
+    host, container = facts("v2-nested")
+    host = replace(host, disks={(8, 0): "sda"})
+    moved = replace(
+        container,
+        age_s=age_s,
+        account=replace(container.account, times=CpuTimes(used_s, 0.0, 0.0)),
+        io={(8, 0): IoCounts(*counts)},
+        memory=replace(container.memory, swap_used=swapped),
+    )
+    still = replace(container, io={(8, 0): IoCounts()})
+    for name in (ViewName.UPTIME, ViewName.DISKSTATS, ViewName.SWAPS):
+        (file,) = VIEWS[name].files
+        assert len(file.render(host, moved)) == len(file.render(host, still)), name

@@ -11,7 +11,6 @@ import trio
 
 from agents import holder_start, mountinfo
 from agents.errors import AgentError
-from agents.holder_client import HolderClient
 from agents.hostfs import HostFs
 from agents.logs import get_logger
 from agents.mounts import LinuxMounts, Mounts
@@ -21,7 +20,6 @@ from fuse_mounter.places import Places
 from fuse_mounter.reconciler import Reconciler
 
 _LIMIT_S = 10.0
-_HOLDER_END_S = 3.0
 
 
 async def drain_all(config: MounterConfig, places: Places, host: HostFs) -> None:
@@ -39,7 +37,7 @@ async def drain_all(config: MounterConfig, places: Places, host: HostFs) -> None
             try:
                 left = await reconciler.drain(holder, _LIMIT_S)
                 if not left:
-                    await _end_holder(holder, places, host)
+                    await holder_start.end_unused(holder, places.run_dir, host)
             finally:
                 holder.close()
         if left:
@@ -57,14 +55,3 @@ def _nothing_there(places: Places, host: HostFs) -> bool:
         and not holder_start.socket_path(places.run_dir).exists()
         and not mountinfo.at(mountinfo.read(host.proc), places.root)
     )
-
-
-async def _end_holder(holder: HolderClient, places: Places, host: HostFs) -> None:
-    """Unless it has clients of others."""
-    if any(client.ended is None for client in await holder.clients()):
-        return
-    await holder.shutdown()
-    with trio.move_on_after(_HOLDER_END_S):
-        async for _ in holder.exits:
-            pass  # ends when the holder has
-    await holder_start.clear(places.run_dir, host)

@@ -1,18 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
 """The GPU plugin over its real sockets: the kubelet's calls, a kubelet that restarts, a scrape.
 
-The agent is a process, its machine is simulated (eight GPUs in small and in very small units), the
-kubelet is the embedded one. Calls are timed at this end of the socket: serialising the request and
-parsing the answer are in it, and this end is Python too. What the socket and both ends cost for
-nothing is beside it: the same call with an empty request and an empty answer.
+The agent is a process, its machine is simulated, the kubelet is the embedded one. Calls are timed
+at this end of the socket, with requests that were serialised before, because the kubelet's end is
+not ours; parsing the answer is in it. What the socket and both ends cost for nothing is beside it:
+the same call with an empty request and an empty answer.
+
+How the cost grows is measured twice: with the number of units of eight GPUs, and with the number of
+devices, from one GPU to sixteen in seven slices each.
 """
 
 from __future__ import annotations
 
+import random
+import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import yaml
 
@@ -22,15 +28,13 @@ from agents._pb.deviceplugin.v1beta1_pb2_grpc import DevicePluginStub
 from agents.standin.kubelet import EmbeddedKubelet, EventKind
 from agents.standin.pods import ContainerSpec, PodPhase, PodSpec
 from gpu_plugin import units
-from gpu_plugin.server import socket_path
+from gpu_plugin.endpoint import socket_path
 from gpu_plugin.simulated.description import load_machine
 from tests.bench.measure import Context, Figure, Row, at_most, median, quantile
 from tests.bench.workplace import RunningAgent, Workplace, workplace
 from tests.fakes.runtime import FakeRuntime
 
 _RESOURCE = "nodeshare/gpu-memory"
-_GPUS = 8
-_MEMORY_MIB = 75_000
 #: What a pod asks for.
 _SIZE = 8
 _PODS = 200
@@ -39,46 +43,79 @@ _LIST_S = 20.0
 
 
 @dataclass(frozen=True, slots=True)
-class _Units:
-    """How finely the GPUs are cut, and what the design asks of it."""
+class _Cut:
+    """A machine and how finely it is cut. `p99_ms` is what the design asks of it (None: this is
+    measured to see how the cost grows).
+    """
 
-    per_gpu: int
-    p99_ms: float
-    calls: int
+    gpus: int
+    slices: int
+    units_each: int
+    memory_mib: int
+    p99_ms: float | None = None
+
+    @property
+    def devices(self) -> int:
+        return self.gpus * max(1, self.slices)
 
     @property
     def total(self) -> int:
-        return _GPUS * self.per_gpu
+        return self.devices * self.units_each
 
     @property
-    def chunk(self) -> str:
-        return f"{_MEMORY_MIB // self.per_gpu}MiB"
+    def title(self) -> str:
+        parts = f" x {self.slices} slices" if self.slices else ""
+        return f"{self.total:,} units, {self.gpus} GPUs{parts}"
+
+    def machine(self) -> dict[str, Any]:
+        gpu: dict[str, Any] = {"model": "Bench GPU", "count": self.gpus}
+        if self.slices:
+            gpu |= {"memory": f"{8 * self.memory_mib}MiB", "mig": "enabled"}
+            gpu["slices"] = [
+                {"profile": "1g.10gb", "gpu_instance": number, "memory": f"{self.memory_mib}MiB"}
+                for number in range(self.slices)
+            ]
+        else:
+            gpu["memory"] = f"{self.memory_mib}MiB"
+        return {"name": "bench", "driver_version": "580.95.05", "gpus": [gpu]}
+
+    def rule(self) -> dict[str, Any]:
+        return {"name": _RESOURCE, "chunk": f"{self.memory_mib // self.units_each}MiB"}
+
+
+_SMALL = _Cut(8, 0, 320, 75_000, p99_ms=2)
+_LARGE = _Cut(8, 0, 7500, 75_000, p99_ms=25)
+#: From 320 units to 60,000 on the same GPUs, and from 7 devices to 112 with units of one size.
+_GROWTH = (
+    _Cut(8, 0, 40, 75_000),
+    _Cut(8, 0, 1250, 75_000),
+    _Cut(1, 7, 9, 9728),
+    _Cut(4, 7, 9, 9728),
+    _Cut(16, 7, 9, 9728),
+    _Cut(16, 7, 540, 9728),
+)
 
 
 def measure(context: Context) -> Sequence[Row]:
-    """Rows for 2,560 units, and again for 60,000."""
-    small = _Units(320, 2, context.pick(1000, 100))
-    large = _Units(7500, 25, context.pick(200, 20))
+    """Rows for 2,560 units and for 60,000, and how the cost grows from less to more."""
     rows = []
     with workplace(context) as place:
-        for cut in (small, large):
+        for cut in (_SMALL, _LARGE, *_GROWTH):
             with _served(place, cut) as (kubelet, agent):
-                rows += _calls(place, cut)
-                rows.append(_restarts(context, kubelet, cut))
-                if cut is small:
+                rows += _calls(context, place, cut)
+                if cut.p99_ms is not None:
+                    rows.append(_restarts(context, kubelet, cut))
+                if cut is _SMALL:
                     rows.append(_scrapes(context, kubelet, agent))
     return rows
 
 
 @contextmanager
-def _served(place: Workplace, cut: _Units) -> Iterator[tuple[EmbeddedKubelet, RunningAgent]]:
+def _served(place: Workplace, cut: _Cut) -> Iterator[tuple[EmbeddedKubelet, RunningAgent]]:
     """A registered agent whose list the kubelet has."""
     machine = place.directory / "machine.yaml"
-    gpu = {"model": "Bench GPU", "count": _GPUS, "memory": f"{_MEMORY_MIB}MiB"}
-    described = {"machine": {"name": "bench", "driver_version": "580.95.05", "gpus": [gpu]}}
-    machine.write_text(yaml.safe_dump(described))
-    rule = {"name": _RESOURCE, "chunk": cut.chunk}
-    place.configure(gpu_plugin={"simulate": str(machine), "resources": [rule]})
+    machine.write_text(yaml.safe_dump({"machine": cut.machine()}))
+    place.configure(gpu_plugin={"simulate": str(machine), "resources": [cut.rule()]})
     # Pods without processes: the agent is measured, not the container runner.
     kubelet = EmbeddedKubelet(place.node.kubelet_dir, FakeRuntime())
     kubelet.start()
@@ -90,6 +127,8 @@ def _served(place: Workplace, cut: _Units) -> Iterator[tuple[EmbeddedKubelet, Ru
             yield kubelet, agent
         finally:
             agent.stop()
+            # No pod came of what was measured; the next agent need not find that out first.
+            shutil.rmtree(place.node.state_dir / "gpu")
     finally:
         kubelet.stop()
 
@@ -99,47 +138,56 @@ def _allocatable(kubelet: EmbeddedKubelet) -> int:
     return known.allocatable if known else 0
 
 
-def _calls(place: Workplace, cut: _Units) -> list[Row]:
-    uuids = [gpu.uuid for gpu in load_machine(place.directory / "machine.yaml").gpus]
-    available = [id_ for uuid in uuids for id_ in units.unit_ids(uuid, cut.per_gpu)]
+def _calls(context: Context, place: Workplace, cut: _Cut) -> list[Row]:
+    calls = context.pick(200 if cut is _LARGE else 1000, 20)
+    machine = load_machine(place.directory / "machine.yaml")
+    uuids = [each.uuid for gpu in machine.gpus for each in gpu.slices or (gpu,)]
+    available = [id_ for uuid in uuids for id_ in units.unit_ids(uuid, cut.units_each)]
+    # The kubelet keeps them in a set: in no order.
+    random.Random(1).shuffle(available)
     prefer = pb.PreferredAllocationRequest(
         container_requests=[
             pb.ContainerPreferredAllocationRequest(
                 available_deviceIDs=available, allocation_size=_SIZE
             )
         ]
-    )
+    ).SerializeToString()
     socket = socket_path(place.node.kubelet_dir / "device-plugins", _RESOURCE)
     with unix_grpc.channel(socket) as channel:
-        plugin = DevicePluginStub(channel)
+        ask: Callable[..., pb.PreferredAllocationResponse] = channel.unary_unary(
+            "/v1beta1.DevicePlugin/GetPreferredAllocation",
+            response_deserializer=pb.PreferredAllocationResponse.FromString,
+        )
 
         def preferred() -> Sequence[str]:
-            answer = plugin.GetPreferredAllocation(prefer, timeout=_CALL_S)
+            answer = ask(prefer, timeout=_CALL_S)
             return list(answer.container_responses[0].deviceIDs)
 
         chosen = preferred()
         if len(chosen) != _SIZE:
             raise RuntimeError(f"asked for {_SIZE} units, {len(chosen)} were preferred")
+        plugin = DevicePluginStub(channel)
         allocate = pb.AllocateRequest(
             container_requests=[pb.ContainerAllocateRequest(devices_ids=chosen)]
         )
-        empty = _timed(
-            lambda: plugin.GetDevicePluginOptions(pb.Empty(), timeout=_CALL_S), cut.calls
-        )
-        asked = _timed(preferred, cut.calls)
-        given = _timed(lambda: plugin.Allocate(allocate, timeout=_CALL_S), cut.calls)
-    ours = median(_timed(prefer.SerializeToString, 20), "ms")
-    serialising = f"{ours} of it is this end serialising the request"
-    rows = []
-    for name, spent, note in (
-        ("GetPreferredAllocation", asked, serialising),
-        ("Allocate", given, ""),
-    ):
-        what = f"{name} of {_SIZE} among {cut.total:,} units"
-        floor = median(empty, "ms")
-        rows.append(Row(f"{what}, p50", median(spent, "ms"), "empty call", floor, note=note))
-        floor, goal = quantile(empty, 0.99, "ms"), at_most(cut.p99_ms, "ms")
-        rows.append(Row(f"{what}, p99", quantile(spent, 0.99, "ms"), "empty call", floor, goal))
+        empty = _timed(lambda: plugin.GetDevicePluginOptions(pb.Empty(), timeout=_CALL_S), calls)
+        asked = _timed(preferred, calls)
+        given = _timed(lambda: plugin.Allocate(allocate, timeout=_CALL_S), calls)
+    size = f"request of {len(prefer):,} bytes"
+    return [
+        *_quantiles(f"GetPreferredAllocation of {_SIZE}: {cut.title}", asked, empty, cut, size),
+        *_quantiles(f"Allocate of {_SIZE}: {cut.title}", given, empty, cut, ""),
+    ]
+
+
+def _quantiles(
+    what: str, spent: Sequence[float], empty: Sequence[float], cut: _Cut, note: str
+) -> list[Row]:
+    p50, p99 = quantile(spent, 0.5, "ms"), quantile(spent, 0.99, "ms")
+    rows = [Row(f"{what}, p50", p50, "empty call", quantile(empty, 0.5, "ms"), note=note)]
+    if cut.p99_ms is not None:
+        goal = at_most(cut.p99_ms, "ms")
+        rows.append(Row(f"{what}, p99", p99, "empty call", quantile(empty, 0.99, "ms"), goal))
     return rows
 
 
@@ -155,7 +203,7 @@ def _timed(call: Callable[[], object], count: int) -> list[float]:
     return spent
 
 
-def _restarts(context: Context, kubelet: EmbeddedKubelet, cut: _Units) -> Row:
+def _restarts(context: Context, kubelet: EmbeddedKubelet, cut: _Cut) -> Row:
     """From the new socket of a restarted kubelet to the moment it has our list."""
     spent = []
     for _ in range(context.pick(10, 2)):
@@ -185,7 +233,7 @@ def _scrapes(context: Context, kubelet: EmbeddedKubelet, agent: RunningAgent) ->
     agent.until(lambda: _holders(agent) == _PODS, f"{_PODS} pods known")
     spent = _timed(agent.scrape, context.pick(100, 10))
     return Row(
-        f"scrape, {_GPUS} GPUs and {_PODS} containers, p99",
+        f"scrape, {_SMALL.gpus} GPUs and {_PODS} containers, p99",
         _p99(spent),
         goal=at_most(10, "ms"),
         note=f"{len(agent.scrape()) / 1024:.0f} KiB; from connecting to the last byte",

@@ -113,7 +113,7 @@ def main(arguments: Sequence[str]) -> int:
     own, inside = [], []
     for _ in range(count):
         clock.spent_s, before = 0.0, time.perf_counter()
-        seen = observation.usage(driver, uuids, lambda call: None)
+        seen = observation.usage(driver, uuids, lambda *_: None)
         took_s = time.perf_counter() - before
         counts = {usage.processes for usage in seen.values()}
         if len(seen) != len(uuids) or counts != {processes}:

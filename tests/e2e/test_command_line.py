@@ -70,3 +70,24 @@ def test_explain_tells_units_without_a_gpu(tmp_path: Path) -> None:
     assert answer.returncode == 0, answer.stderr
     assert "SIMULATED machine: 2 GPUs" in answer.stdout
     assert "nodeshare/none" in answer.stdout.partition("problem:")[2], "a rule without a device"
+
+
+def test_plan_and_explain_need_no_driver_and_no_kubelet(tmp_path: Path) -> None:
+    path = tmp_path / "config.yaml"
+    path.write_text("gpu_plugin: {resources: [{name: nodeshare/gpu-memory}]}\n")
+    commands = [
+        ["plan", str(path), "--machine", "v100x2", "--pod", "8*3", "--json"],
+        ["explain", str(path), "--machine", "v100x2"],
+        ["gpu", "describe", "--machine", "v100x2"],
+        ["check", str(path)],
+    ]
+    code = (
+        "import sys; from agents import cli\n"
+        f"assert not any(cli.main(words) for words in {commands!r})\n"
+        "heavy = {'pynvml', 'grpc', 'kubernetes', 'rich', 'pyfuse3'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    answer = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=False
+    )
+    assert answer.returncode == 0, answer.stderr

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -59,11 +60,33 @@ def commands(parser: argparse.ArgumentParser) -> list[tuple[str, ...]]:
     return found
 
 
-@pytest.mark.parametrize("block", re.findall(r"```yaml\n(.*?)```", README, re.DOTALL))
-def test_configuration_in_the_readme_is_valid(block: str) -> None:
+@pytest.mark.parametrize(
+    "block",
+    [
+        block
+        for page in (ROOT / "README.md", *sorted(ROOT.glob("*/README.md")))
+        for block in re.findall(r"```yaml\n(.*?)```", page.read_text(), re.DOTALL)
+    ],
+)
+def test_configuration_in_the_documentation_is_valid(block: str) -> None:
     config.parse(block, models(installed()), name="README.md")
 
 
 def test_written_defaults_are_the_defaults() -> None:
     block = re.findall(r"```yaml\n(node:.*?)```", README, re.DOTALL)[0]
     assert config.parse(block, models(installed())).node == config.NodeConfig()
+
+
+def test_output_in_the_readme_is_what_the_commands_say(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    configuration = re.findall(r"```yaml\n(node:.*?)```", README, re.DOTALL)[0]
+    (tmp_path / "nodeshare.yaml").write_text(configuration)
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"```console\n(\$ nodeshare .*?)```", README, re.DOTALL)
+    shown = [part for block in blocks for part in re.split(r"^\$ ", block, flags=re.M)[1:]]
+    assert len(shown) == 2
+    for part in shown:
+        command, _, output = part.partition("\n")
+        assert cli.main(shlex.split(command)[1:]) == 0
+        assert capsys.readouterr().out.strip() == output.strip(), command

@@ -146,7 +146,10 @@ class XrootdServer(Server):
         directory.chmod(0o755)
 
     def command(self) -> list[str]:
-        return ["xrootd", "-R", "xrootd", "-n", "test", "-c", str(self.directory / "server.cfg")]
+        # Its own name has to be one that can be looked up, which not every machine's is.
+        named = ["unshare", "--uts", "sh", "-c", 'hostname localhost && exec "$@"', "sh"]
+        server = ["xrootd", "-R", "xrootd", "-n", "test", "-c", str(self.directory / "server.cfg")]
+        return [*named, *server]
 
     @property
     def mount(self) -> dict[str, Any]:

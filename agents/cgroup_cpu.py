@@ -5,7 +5,7 @@ cgroup is whose.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 from agents import cgroup_formats as formats
 from agents.cgroup_formats import CpuLevel, CpuTimes
@@ -32,16 +32,16 @@ class CpuV2:
         return tuple(level.once(_quota_texts_v2) for level in self._chain[:-1]), cpus
 
     def activity(self) -> bytes | None:
-        return self._chain[0].raw("cpu.stat")
+        return self._chain[0].once(_cpu_stat)
 
     def activity_above(self) -> bytes | None:
         return self._chain[-2].once(_cpu_stat) if len(self._chain) > 2 else None
 
     def times(self) -> CpuTimes | None:
-        flat = self._chain[0].flat("cpu.stat")
-        if flat is None or "usage_usec" not in flat:
+        stat = self._chain[0].once(_cpu_stat)
+        if stat is None or b"usage_usec" not in stat:
             return None
-        return formats.cpu_times_v2(flat, _throttling(self._chain[:-1], _quota_v2))
+        return formats.cpu_times_v2(stat, _throttling(self._chain[:-1], _quota_v2))
 
 
 class CpuV1:
@@ -66,13 +66,13 @@ class CpuV1:
         return tuple(level.once(_quota_texts_v1) for level in self._cpu[:-1]), cpus
 
     def activity(self) -> bytes | None:
-        return self._cpuacct[0].raw("cpuacct.usage") if self._cpuacct else None
+        return self._cpuacct[0].once(_cpu_usage) if self._cpuacct else None
 
     def activity_above(self) -> bytes | None:
         return self._cpuacct[-2].once(_cpu_usage) if len(self._cpuacct) > 2 else None
 
     def times(self) -> CpuTimes | None:
-        usage = self._cpuacct[0].read("cpuacct.usage_all") if self._cpuacct else None
+        usage = self._cpuacct[0].raw("cpuacct.usage_all") if self._cpuacct else None
         if usage is None:
             return None
         return formats.cpu_times_v1(usage, _throttling(self._cpu[:-1], _quota_v1))
@@ -103,9 +103,7 @@ def _quota_v1(level: Directory) -> float | None:
     return None if quota is None or period is None else formats.cpu_quota_v1(quota, period)
 
 
-def _throttling(
-    chain: Sequence[Directory], quota: Callable[[Directory], float | None]
-) -> Mapping[str, int] | None:
-    """cpu.stat of the nearest cgroup with a quota; None: nobody has one."""
+def _throttling(chain: Sequence[Directory], quota: Callable[[Directory], float | None]) -> bytes:
+    """cpu.stat of the nearest cgroup with a quota; empty: nobody has one."""
     limiting = next((level for level in chain if level.last(quota) is not None), None)
-    return None if limiting is None else limiting.flat("cpu.stat")
+    return b"" if limiting is None else limiting.once(_cpu_stat) or b""

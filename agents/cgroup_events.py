@@ -110,7 +110,7 @@ class CgroupEvents:
         for event in events:
             if event.what & Happening.LOST:
                 lost = True
-                self.start()
+                self._watch_anew()
             elif event.watch in self._places:
                 root, directory = self._places[event.watch]
                 place = directory / event.name
@@ -123,6 +123,12 @@ class CgroupEvents:
                 elif event.what & Happening.DIRECTORY:
                     created.update(_below(root, new) for new in self._descend(root, place))
         return CgroupChanges(frozenset(created), frozenset(removed), frozenset(limited), lost)
+
+    def _watch_anew(self) -> None:
+        """Nobody told which directories are gone, or have become others."""
+        for directory in [*self._watches]:
+            self._forget(directory)
+        self.start()
 
     def _descend(self, root: Path, directory: Path) -> Iterator[Path]:
         """Watch a directory and all below it. First the watch, then the look: what is made in

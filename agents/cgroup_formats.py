@@ -163,12 +163,6 @@ def parse_limit(text: str) -> int | None:
     return None if number < 0 or number >= _V1_UNLIMITED else number
 
 
-def parse_flat(text: str) -> dict[str, int]:
-    """`name number` lines, as in memory.stat, cpu.stat, memory.events."""
-    words = text.split()
-    return dict(zip(words[::2], map(int, words[1::2]), strict=False))
-
-
 class Entries:
     """Some numbers of a flat file that is read again and again, under names of our own.
 
@@ -253,20 +247,18 @@ def format_cpu_list(cpus: frozenset[int]) -> str:
     return ",".join(f"{a}-{b}" if b > a else f"{a}" for a, b in ranges)
 
 
-def cpu_times_v2(flat: Mapping[str, int], limiting: Mapping[str, int] | None) -> CpuTimes:
-    """v2's cpu.stat, and that of the cgroup with the nearest quota (None: there is no quota)."""
-    throttled = 0 if limiting is None else limiting.get("throttled_usec", 0)
-    return CpuTimes(
-        flat.get("user_usec", 0) / 1e6, flat.get("system_usec", 0) / 1e6, throttled / 1e6
-    )
+def cpu_times_v2(stat: bytes, limiting: bytes) -> CpuTimes:
+    """v2's cpu.stat, and that of the cgroup with the nearest quota (empty: there is no quota)."""
+    user, system = sum_of(stat, (b"user_usec",)), sum_of(stat, (b"system_usec",))
+    return CpuTimes(user / 1e6, system / 1e6, sum_of(limiting, (b"throttled_usec",)) / 1e6)
 
 
-def cpu_times_v1(usage_all: str, limiting: Mapping[str, int] | None) -> CpuTimes:
+def cpu_times_v1(usage_all: bytes, limiting: bytes) -> CpuTimes:
     """v1's cpuacct.usage_all (a heading, then `cpu user system` in nanoseconds), and the cpu.stat
-    of the cgroup whose quota is the nearest (None: there is no quota).
+    of the cgroup whose quota is the nearest (empty: there is no quota).
     """
     words = usage_all.split()[3:]
-    throttled = 0 if limiting is None else limiting.get("throttled_time", 0)
+    throttled = sum_of(limiting, (b"throttled_time",))
     return CpuTimes(
         sum(map(int, words[1::3])) / 1e9, sum(map(int, words[2::3])) / 1e9, throttled / 1e9
     )

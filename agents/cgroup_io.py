@@ -15,12 +15,17 @@ from agents.cgroup_io_formats import IoCounts
 from agents.cgroup_tree import Directory
 
 #: Who counts on v1 depends on the kernel and on the disk's scheduler: throttling (newer kernels
-#: count only where something is throttled) or BFQ. Kernels before 5.0 count no descendants there.
+#: count only where something is throttled) or BFQ. Kernels before 5.0 count no descendants there:
+#: then the second of two.
 _V1_FILES = tuple(
-    (f"blkio.{who}.io_service_bytes{suffix}", f"blkio.{who}.io_serviced{suffix}")
+    tuple(
+        (f"blkio.{who}.io_serviced{suffix}", f"blkio.{who}.io_service_bytes{suffix}")
+        for suffix in ("_recursive", "")
+    )
     for who in ("throttle", "bfq")
-    for suffix in ("_recursive", "")
 )
+
+Devices = Mapping[tuple[int, int], IoCounts]
 
 
 class IoV2:
@@ -28,13 +33,14 @@ class IoV2:
 
     def __init__(self, chain: Sequence[Directory]) -> None:
         self._own = chain[0]
+        self._seen: str | None = None
+        self._known: Devices | None = None
 
-    def activity(self) -> bytes | None:
-        return self._own.raw("io.stat")
-
-    def devices(self) -> Mapping[tuple[int, int], IoCounts] | None:
+    def devices(self) -> Devices | None:
         text = self._own.read("io.stat")
-        return None if text is None else formats.io_v2(text)
+        if text != self._seen:
+            self._seen, self._known = text, None if text is None else formats.io_v2(text)
+        return self._known
 
 
 class IoV1:
@@ -42,28 +48,38 @@ class IoV1:
 
     def __init__(self, chain: Sequence[Directory]) -> None:
         self._own = chain[0]
+        self._seen: dict[str, str] = {}
+        self._known: Devices | None = None
 
-    def activity(self) -> bytes | None:
-        read = [self._own.raw(requests) for _, requests in _V1_FILES]
-        return None if all(data is None for data in read) else b"".join(filter(None, read))
+    def devices(self) -> Devices | None:
+        requests = dict(self._requests())
+        if requests != self._seen:  # no byte is read or written without a request
+            self._seen, self._known = requests, self._read(requests)
+        return self._known
 
-    def devices(self) -> Mapping[tuple[int, int], IoCounts] | None:
+    def _requests(self) -> Iterator[tuple[str, str]]:
+        """Those that each counter has seen, with the name of its file of bytes."""
+        for files in _V1_FILES:
+            for requests, sizes in files:
+                text = self._own.read(requests)
+                if text is not None:
+                    yield sizes, text
+                    break
+
+    def _read(self, requests: Mapping[str, str]) -> Devices | None:
         found: dict[tuple[int, int], IoCounts] | None = None
-        for names in _V1_FILES:
-            sizes, requests = map(self._own.read, names)
-            if sizes is not None and requests is not None:
+        for name, text in requests.items():
+            sizes = self._own.read(name)
+            if sizes is not None:
                 # The first that counts a device is the one to believe.
-                found = formats.io_v1(sizes, requests) | (found or {})
+                found = formats.io_v1(sizes, text) | (found or {})
         return found
 
 
 class NoIo:
     """Where no hierarchy counts input and output."""
 
-    def activity(self) -> bytes | None:
-        return None
-
-    def devices(self) -> Mapping[tuple[int, int], IoCounts] | None:
+    def devices(self) -> Devices | None:
         return None
 
 

@@ -81,9 +81,12 @@ class Directory:
         try:
             return os.pread(descriptor, _READ_SIZE, 0)
         except OSError as error:
-            if error.errno in (errno.ENODEV, errno.EOPNOTSUPP):  # removed; switched off
-                return None
-            raise
+            if error.errno == errno.ENODEV:  # removed; there may be another one by the next time
+                os.close(descriptor)
+                del self._files[name]
+            elif error.errno != errno.EOPNOTSUPP:  # switched off
+                raise
+            return None
 
     def number(self, name: str) -> int | None:
         text = self.read(name)
@@ -92,10 +95,6 @@ class Directory:
     def limit(self, name: str) -> int | None:
         text = self.read(name)
         return None if text is None else formats.parse_limit(text)
-
-    def flat(self, name: str) -> dict[str, int] | None:
-        text = self.read(name)
-        return None if text is None else formats.parse_flat(text)
 
     def close(self) -> None:
         for descriptor in self._files.values():

@@ -115,11 +115,9 @@ class CpuCgroup(Protocol):
 class IoCgroup(Protocol):
     """What a cgroup and its descendants did on block devices."""
 
-    def activity(self) -> bytes | None:
-        """Differs when something was read or written; None: nobody counts it, or it is gone."""
-
     def devices(self) -> Mapping[tuple[int, int], IoCounts] | None:
-        """By device number, those that were used at all; None: nobody counts it."""
+        """By device number, those that were used at all; the same object as long as nothing was
+        read or written. None: nobody counts it."""
 
 
 class OwnFile(NamedTuple):
@@ -147,6 +145,9 @@ class Cgroup(Protocol):
     def threads(self) -> tuple[int, ...]:
         """Every thread in it and below it; walks its directories."""
 
+    def waited(self) -> bytes | None:
+        """Differs when a thread in it waited for a device; None: nobody tells."""
+
     def own_v2(self, name: str) -> OwnFile | None:
         """This file of its cgroup2 directory, also beside v1's controllers; None: there is none, or
         it is the root's, which is everybody's."""
@@ -158,8 +159,8 @@ class Cgroups(Protocol):
     """The cgroup tree of the host. Not thread-safe."""
 
     def read_anew(self) -> None:
-        """Begin a round of readings. Within one, limits and all that tells of memory are read once,
-        however often they are needed; everything else whenever it is asked for."""
+        """Begin a round of readings. Within one, limits and what tells of memory and CPU time are
+        read once, however often they are needed; everything else whenever it is asked for."""
 
     def paths(self, pid: int) -> CgroupPaths:
         """Where this process is. Raises ProcessLookupError when it is gone."""
@@ -268,6 +269,7 @@ class _OpenCgroup:
         self._huge_pages_chain = self._chain(huge_pages)
         self._tasks = cpu.directory
         self._unified = unified
+        self._unified_chain = self._chain(unified)
 
     def _io(self, branch: Branch | None) -> IoCgroup:
         if branch is None or branch.path == "/":  # the root's is everybody's
@@ -283,6 +285,9 @@ class _OpenCgroup:
 
     def threads(self) -> tuple[int, ...]:
         return cgroup_io.threads(self._tasks)
+
+    def waited(self) -> bytes | None:
+        return self._unified_chain[0].raw("io.pressure") if self._unified_chain else None
 
     def own_v2(self, name: str) -> OwnFile | None:
         branch = self._unified

@@ -16,7 +16,8 @@ import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from types import UnionType
+from typing import Annotated, Any, get_args
 
 import yaml
 from pydantic import BeforeValidator, ValidationError, model_validator
@@ -219,22 +220,36 @@ def describe(section: str, detail: ErrorDetails, model: type[Section]) -> str:
         case "union_tag_invalid":
             kind = detail["ctx"]
             return f"{path}: {kind['tag']!r} is unknown; known are {kind['expected_tags']}"
+        # As YAML calls them, and not as pydantic calls what we make of them.
+        case "tuple_type" | "list_type":
+            return f"{path}: {shown(value)}: input should be a list"
+        case "dict_type" | "mapping_type" | "model_type":
+            return f"{path}: {shown(value)}: input should be keys with values"
         case _:
             return f"{path}: {shown(value)}: {detail['msg'][:1].lower()}{detail['msg'][1:]}"
 
 
 def _known_keys(model: type[Section], location: tuple[int | str, ...]) -> str:
     """The keys that are allowed where the unknown one stands, as far as the path leads through
-    sections.
+    sections and lists of them.
     """
+    here: object = model
     for part in location[:-1]:
-        field = model.model_fields.get(part) if isinstance(part, str) else None
-        if field is None or not isinstance(field.annotation, type):
-            return ""
-        if not issubclass(field.annotation, Section):
-            return ""
-        model = field.annotation
-    return f"; known are {', '.join(sorted(model.model_fields))}"
+        if isinstance(part, int):
+            here = next(iter(get_args(here)), None)
+        else:
+            section = _section(here)
+            field = None if section is None else section.model_fields.get(part)
+            here = None if field is None else field.annotation
+    found = _section(here)
+    return "" if found is None else f"; known are {', '.join(sorted(found.model_fields))}"
+
+
+def _section(annotation: object) -> type[Section] | None:
+    """The section that this is, or may be (`Section | None`); None also where it may be several."""
+    choices = get_args(annotation) if isinstance(annotation, UnionType) else (annotation,)
+    found = [one for one in choices if isinstance(one, type) and issubclass(one, Section)]
+    return found[0] if len(found) == 1 else None
 
 
 class _StrictLoader(yaml.SafeLoader):

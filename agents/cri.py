@@ -2,8 +2,8 @@
 """Who runs on this node, asked of the container runtime by read-only CRI calls, and told by its
 events.
 
-The pid is not part of CRI proper: runtimes tell it in the verbose status, as JSON. It never changes
-for a container id, so it is asked once.
+The pid is not part of CRI proper: runtimes tell it in the verbose status, as JSON. It is asked for
+once, and again when that process is gone and the container runs (`docker restart` keeps the id).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 
 import grpc
 
-from agents import unix_grpc
+from agents import processes, unix_grpc
 from agents._pb.cri import v1_pb2, v1_pb2_grpc
 from agents.containers import Container, Pod
 
@@ -113,7 +113,8 @@ class CriContainers:
 
     def _pid(self, container_id: str, deadline: float) -> int | None:
         """None: it ended meanwhile, or this runtime does not tell."""
-        if (known := self._pids.get(container_id)) is not None:
+        if (known := self._pids.pop(container_id, None)) is not None and processes.exists(known):
+            self._pids[container_id] = known
             return known
         request = v1_pb2.ContainerStatusRequest(container_id=container_id, verbose=True)
         try:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -46,8 +47,16 @@ def parse(text: str) -> tuple[MountEntry, ...]:
 
 
 def read(proc: Path, pid: int | str = "self") -> tuple[MountEntry, ...]:
-    """The mounts that process `pid` sees. Raises OSError when it is gone."""
-    return parse(os.fsdecode((proc / str(pid) / "mountinfo").read_bytes()))
+    """The mounts that process `pid` sees. Raises OSError; FileNotFoundError or ProcessLookupError
+    when it is gone.
+    """
+    try:
+        return parse(os.fsdecode((proc / str(pid) / "mountinfo").read_bytes()))
+    except OSError as error:
+        # So the kernel says that it has just ended, or is a zombie: it has no mounts any more.
+        if error.errno == errno.EINVAL:
+            raise ProcessLookupError(errno.ESRCH, os.strerror(errno.ESRCH), str(pid)) from error
+        raise
 
 
 class Watched:

@@ -41,6 +41,6 @@ def _table(table: Table) -> str:
     body = "".join(
         "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in table.rows
     )
-    note = f"<p>{escape(table.note)}</p>" if table.note else ""
+    note = "".join(f"<p>{escape(line)}</p>" for line in table.note.splitlines())
     content = f"<table><tr>{head}</tr>{body}</table>" if table.rows else "<p>none</p>"
     return f"<h2>{escape(table.title)}</h2>{content}{note}"

@@ -38,6 +38,15 @@ def identify(proc: Path, pid: int) -> ProcessKey | None:
     return ProcessKey(pid, int(fields[19]))
 
 
+def exists(pid: int) -> bool:
+    """Whether some process has this pid now, whichever it is, in this pid namespace."""
+    try:
+        os.close(os.pidfd_open(pid))
+    except OSError:
+        return False
+    return True
+
+
 def pids(proc: Path) -> list[int]:
     """All process ids at this moment."""
     return [int(name) for name in os.listdir(proc) if name.isdigit()]

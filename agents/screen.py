@@ -41,8 +41,7 @@ def _drawn(shown: Iterable[Table]) -> RenderableType:
         for row in table.rows:
             drawn.add_row(*(_cell(cell) for cell in row))
         parts.append(drawn if table.rows else Text(f"{table.title}: none", style="dim"))
-        if table.note:
-            parts.append(Text(f"  {table.note}", style="dim"))
+        parts += [Text(f"  {line}", style="dim") for line in table.note.splitlines()]
         parts.append(Text(""))
     return Group(*parts)
 

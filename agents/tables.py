@@ -16,7 +16,8 @@ UNKNOWN = "-"
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """`rows` hold as many cells as there are `columns`; `note` is a line below, or empty.
+    """`rows` hold as many cells as there are `columns`; `note` is what stands below,
+    line by line, or empty.
 
     `measured` are columns whose numbers move all the time: for whoever is told of changes only, a
     row that differs in nothing else is the same row.
@@ -60,8 +61,7 @@ def keyed_lines(tables: Iterable[Table]) -> list[tuple[str, str]]:
         for row in rows:
             line = "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True))
             out.append((_key(table, row), f"  {line.rstrip()}"))
-        if table.note:
-            out.append((table.note, f"  {table.note}"))
+        out += [(line, f"  {line}") for line in table.note.splitlines()]
         out.append(("", ""))
     return out
 

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
+from queue import Empty, SimpleQueue
 from typing import TypeVar
 
 import trio
@@ -56,12 +57,17 @@ class Worker:
 
 class ThreadLane:
     """The same for callers that are threads themselves, several at once: none waits longer than
-    its limit, and while a call that outlived it is still out, further calls fail at once."""
+    its limit, and while a call that outlived it is still out, further calls fail at once.
 
-    def __init__(self, what: str, *, remedy: str | None = None) -> None:
-        self._what, self._remedy = what, remedy
+    Its threads stay for a while: to start one takes longer than most of what it is for.
+    """
+
+    def __init__(self, what: str, *, remedy: str | None = None, idle_s: float = 10.0) -> None:
+        self._what, self._remedy, self._idle_s = what, remedy, idle_s
         self._lock = threading.Lock()
         self._late: dict[object, float] = {}
+        self._work: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        self._idle = 0
 
     def call(
         self,
@@ -70,7 +76,7 @@ class ThreadLane:
         timeout_s: float,
         undo: Callable[[T], object] = lambda result: None,
     ) -> T:
-        """Run in a thread of its own. Raises Unavailable after `timeout_s`; `undo` gets the result
+        """Run in another thread. Raises Unavailable after `timeout_s`; `undo` gets the result
         that came too late for anybody to have it.
         """
         with self._lock:
@@ -80,10 +86,7 @@ class ThreadLane:
             raise Unavailable(text, remedy=self._remedy)
         started = time.monotonic()
         future: Future[T] = Future()
-        # A daemon: a call that never comes back must not keep the process from ending.
-        threading.Thread(
-            target=self._run, args=[future, function, undo], name=self._what, daemon=True
-        ).start()
+        self._hand_over(lambda: self._run(future, function, undo))
         with suppress(TimeoutError):
             return future.result(timeout_s)
         with self._lock:
@@ -95,6 +98,35 @@ class ThreadLane:
         raise Unavailable(
             f"{self._what} did not answer within {timeout_s:g} s", remedy=self._remedy
         )
+
+    def _hand_over(self, work: Callable[[], None]) -> None:
+        """To a thread that has nothing to do, or to a new one."""
+        with self._lock:
+            waiting = self._idle > 0
+            if waiting:
+                self._idle -= 1
+                self._work.put(work)
+        if not waiting:
+            # A daemon: a call that never comes back must not keep the process from ending.
+            threading.Thread(target=self._live, args=[work], name=self._what, daemon=True).start()
+
+    def _live(self, first: Callable[[], None]) -> None:
+        work: Callable[[], None] | None = first
+        while work is not None:
+            work()
+            with self._lock:
+                self._idle += 1
+            work = self._next()
+
+    def _next(self) -> Callable[[], None] | None:
+        """None: nothing came for long, and this thread is not counted on any more."""
+        while True:
+            with suppress(Empty):
+                return self._work.get(timeout=self._idle_s)
+            with self._lock:
+                if self._work.empty():  # else it came in this moment, for one of those that wait
+                    self._idle -= 1
+                    return None
 
     def _run(
         self, future: Future[T], function: Callable[[], T], undo: Callable[[T], object]

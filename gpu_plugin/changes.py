@@ -1,7 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is new between two plans, as log lines: a steady agent is silent. Decides nothing."""
+"""What is new between two plans or two states, as log lines: a steady agent is silent. Decides
+nothing.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Collection
 
 from agents.logs import Logger
 from gpu_plugin.resources import Plan
@@ -14,6 +18,14 @@ def say(log: Logger, before: Plan, now: Plan) -> None:
         if problem.text not in known:
             log.warning("resource problem", resource=problem.resource, error=problem.text)
     _say_devices(log, before, now)
+
+
+def say_others(log: Logger, before: Collection[str], now: Collection[str], plan: Plan) -> None:
+    """New problems of a state that are in no plan: of a GPU that nobody serves, of device nodes."""
+    known = {*before, *(problem.text for problem in plan.problems)}
+    for text in now:
+        if text not in known:
+            log.warning("problem", error=text)
 
 
 def _say_devices(log: Logger, before: Plan, now: Plan) -> None:

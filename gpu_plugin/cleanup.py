@@ -54,7 +54,6 @@ def mounted_names(proc: Path, names: frozenset[str]) -> set[str] | None:
             # Processes of one namespace see the same mounts, unless one has another root directory.
             if (view := (namespace, root.st_dev, root.st_ino)) in seen:
                 continue
-            seen.add(view)
             entries = mountinfo.read(proc, pid)
         except (FileNotFoundError, ProcessLookupError):
             continue  # it ended meanwhile, or is a zombie
@@ -62,6 +61,7 @@ def mounted_names(proc: Path, names: frozenset[str]) -> set[str] | None:
             if _may_be_in_a_pod(proc, pid):
                 return None
             continue  # init of some machines lets nobody look, root included
+        seen.add(view)  # not before: one that ends while it is read tells nothing of the others
         found |= names & {entry.root.rpartition("/")[2] for entry in entries}
     return found
 

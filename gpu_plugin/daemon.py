@@ -2,17 +2,16 @@
 """The running agent: looks at the driver and at the kubelet on a tick, and publishes what it
 learned.
 
-Three tasks beside the plugins' own: the `DriverWatch` (machine, usage, health), `_watch_holders`
+Three tasks beside the plugins' own: the `DriverWatch` (machine, usage, health), the `HoldersWatch`
 (podresources → who holds what, clean-up) and `_watch_sockets` (wakes the plugins). What the first
-two learn becomes a plan in `_update`.
+two learn becomes a plan in `_update`, and what is known at all a status in `_publish`.
 
-Each outside thing has one worker lane with a limit, so that a hanging driver stops neither the
-kubelet's calls nor a scrape. Decides nothing itself: `resources`, `placement` and `cleanup` do.
+Decides nothing itself. Neither watch makes anybody wait for a driver or a kubelet that hangs.
 """
 
 from __future__ import annotations
 
-import math
+import sys
 import time
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -20,23 +19,23 @@ from functools import partial
 import trio
 
 from agents.agent import AgentContext
-from agents.errors import Unavailable
-from agents.podresources import KubeletPodResources, PodDevices, PodResources
+from agents.podresources import KubeletPodResources, PodResources
 from agents.published import Published
-from agents.threads import Worker
 from agents.watch import watching
 from gpu_plugin import (
+    changes,
     driver_watch,
     holders,
+    holders_watch,
     ledger,
     metrics,
     node_annotation,
     resources,
     status,
 )
-from gpu_plugin.cleanup import Cleaner, mounted_names
 from gpu_plugin.config import GpuPluginConfig
 from gpu_plugin.driver_watch import DriverWatch
+from gpu_plugin.holders_watch import HoldersWatch
 from gpu_plugin.identity import Allocations
 from gpu_plugin.measured import MeasuredNvml
 from gpu_plugin.nvml import Nvml
@@ -46,8 +45,9 @@ from gpu_plugin.server import PluginServer
 from gpu_plugin.service import DevicePlugin, Streams
 from gpu_plugin.source import open_nvml
 
-#: Where it decides what is offered, it is asked so often who holds what.
-_EXACT_HOLDERS_S = 1.0
+#: So long (seconds) may a busy thread keep a call of the kubelet from going on; Python's own 5 ms,
+#: several times in a call, are more than the whole call takes.
+_SWITCH_S = 0.0005
 _TRY_SIMULATED = "set gpu_plugin.simulate to try things out without a GPU"
 
 
@@ -56,19 +56,16 @@ class Timing:
     """Seconds. `sockets_s` is how soon a kubelet restart is seen when inotify does not tell."""
 
     driver: driver_watch.Timing = field(default_factory=driver_watch.Timing)
-    holders_s: float = 4.0
-    holders_limit_s: float = 5.0
+    holders: holders_watch.Timing = field(default_factory=holders_watch.Timing)
     first_holders_s: float = 1.0
-    sockets_s: float = 0.4
-    cleanup_s: float = 60.0
-    cleanup_limit_s: float = 30.0
-    cleanup_grace_s: float = 600.0
+    sockets_s: float = 1.0
 
 
 async def run(context: AgentContext) -> None:
     """The agent, until it is cancelled."""
     section = context.section
     assert isinstance(section, GpuPluginConfig)
+    sys.setswitchinterval(_SWITCH_S)
     nvml = open_nvml(section, context.host, context.node.state_dir / "gpu")
     kubelet = context.node.kubelet_dir / "pod-resources" / "kubelet.sock"
     podresources = KubeletPodResources(kubelet, timeout_s=2.0)
@@ -92,14 +89,6 @@ class _Plugin:
         return self.server.problem if self.started else "nothing to offer on this machine"
 
 
-@dataclass(slots=True)
-class _Seen:
-    """What was learned last; None: nothing yet, or not any more."""
-
-    pods: tuple[PodDevices, ...] | None = None
-    holders_problem: str | None = None
-
-
 class GpuAgent:
     """Everything that runs while the agent runs."""
 
@@ -112,7 +101,6 @@ class GpuAgent:
         timing: Timing | None = None,
     ) -> None:
         self._context, self._rules = context, section.resources
-        self._podresources = podresources
         self._container = section.container
         self._exact = any(rule.blocks or rule.honest_capacity for rule in self._rules)
         self._simulate = section.simulate
@@ -122,9 +110,6 @@ class GpuAgent:
         self._status = Published(status.EMPTY)
         context.registry.register(metrics.collector(lambda: self._status.value))
         self._allocations = Allocations(context.node.state_dir / "gpu")
-        self._cleaner = Cleaner(
-            self._allocations, context.host.proc, grace_s=self._timing.cleanup_grace_s
-        )
         self._watch = DriverWatch(
             MeasuredNvml(nvml, self._counters),
             context.host,
@@ -133,14 +118,20 @@ class GpuAgent:
             counters=self._counters,
             log=self._log,
         )
-        self._kubelet = Worker("podresources")
-        self._cleaning = Worker("the clean-up of allocations")
-        self._seen = _Seen()
-        self._asked_holders = trio.Event()
         self._plugins_dir = context.node.kubelet_dir / "device-plugins"
         empty = [one for rule in self._rules for one in resources.resources_of(rule)]
         self._offers = Offers(empty)
         self._plugins = {resource.name: self._plugin(resource.name) for resource in empty}
+        self._holders = HoldersWatch(
+            podresources,
+            self._offers.ledger,
+            self._allocations,
+            self._timing.holders,
+            ours=self._plugins,
+            proc=context.host.proc,
+            counters=self._counters,
+            log=self._log,
+        )
         self._planner = Planner(
             self._rules, self._watch, self._offers.ledger, ours=self._plugins, log=self._log
         )
@@ -171,7 +162,10 @@ class GpuAgent:
             partial(self._offers.is_new, name),
             lambda: self._watch.inventory is not None and self._watch.inventory.limits_memory,
         )
-        return _Plugin(PluginServer(name, self._plugins_dir, answers, proc=self._context.host.proc))
+        proc = self._context.host.proc
+        return _Plugin(
+            PluginServer(name, self._plugins_dir, answers, proc=proc, told=self._publish)
+        )
 
     def _restore(self) -> None:
         """What was given out before this start. Blocks."""
@@ -187,8 +181,16 @@ class GpuAgent:
             # Who holds what decides which devices a count takes, and how many blocks fit; but never
             # wait long for a kubelet.
             with trio.move_on_after(self._timing.first_holders_s):
-                await self._asked_holders.wait()
+                await self._holders.asked.wait()
         await self._watch.run(partial(self._update, nursery))
+
+    async def _watch_holders(self, nursery: trio.Nursery) -> None:
+        def changed() -> None:
+            if self._holders.pods is not None:
+                self._planner.pods_hold(self._holders.pods)
+            self._update(nursery)
+
+        await self._holders.run(changed, exact=self._exact)
 
     def _update(self, nursery: trio.Nursery) -> None:
         """Offer what can be offered, from what is known now."""
@@ -202,83 +204,12 @@ class GpuAgent:
                     nursery.start_soon(plugin.server.run)
         self._publish()
 
-    async def _watch_holders(self, nursery: trio.Nursery) -> None:
-        # At once when the kubelet first answers: after a reboot there may be something to mend.
-        cleanup_due = trio.current_time()
-        pace_s = min(self._timing.holders_s, _EXACT_HOLDERS_S if self._exact else math.inf)
-        while True:
-            if await self._look_at_holders():
-                self._update(nursery)
-            self._asked_holders.set()
-            if trio.current_time() >= cleanup_due and self._seen.pods is not None:
-                cleanup_due = trio.current_time() + self._timing.cleanup_s
-                await self._clean_up(self._seen.pods)
-            await trio.sleep(pace_s)
-
-    async def _look_at_holders(self) -> bool:
-        """Whether another pod holds units now, or other units."""
-        before, problem = self._seen.pods, None
-        try:
-            self._seen.pods = await self._kubelet.call(
-                self._ask_holders, timeout_s=self._timing.holders_limit_s
-            )
-        except Unavailable as error:
-            self._seen.pods, problem = None, str(error)
-        # Said once: the text of a connection that fails changes with every attempt.
-        if (problem is None) != (self._seen.holders_problem is None):
-            if problem is not None:
-                self._log.warning("who holds which units is unknown", error=problem)
-            else:
-                self._log.info("who holds which units is known again")
-        self._seen.holders_problem = problem
-        if self._seen.pods == before:
-            return False
-        if self._seen.pods is not None:
-            self._planner.pods_hold(self._seen.pods)
-        return True
-
-    def _ask_holders(self) -> tuple[PodDevices, ...]:
-        """Blocks."""
-        asked_at = time.monotonic()
-        pods = self._podresources.list()
-        found = ledger.held_by(pods, self._plugins)
-        self._offers.ledger.settle(found, asked_at, self._carried)
-        return pods
-
-    def _carried(self, names: frozenset[str]) -> set[str] | None:
-        try:
-            return mounted_names(self._context.host.proc, names)
-        except OSError:
-            return None
-
-    async def _clean_up(self, pods: tuple[PodDevices, ...]) -> None:
-        # Other plugins' ids may have our form: ours are those of our resources.
-        ours = {
-            name: sets for name, sets in holders.held_sets(pods).items() if name in self._plugins
-        }
-        try:
-            done = await self._cleaning.call(
-                lambda: self._cleaner.sweep(ours, time.monotonic()),
-                timeout_s=self._timing.cleanup_limit_s,
-            )
-        except (Unavailable, OSError) as error:
-            self._log.warning("allocations not cleaned up", error=str(error))
-            return
-        if done.removed:
-            self._log.info("allocations cleaned up", count=len(done.removed))
-        if done.mended:
-            self._log.warning("allocations mended", count=len(done.mended))
-        self._counters.set_mismatches(self._plugins, done.mismatches)
-
     async def _watch_sockets(self) -> None:
-        before: list[str | None] = []
+        self._publish()  # before a driver that hangs lets anything else be said
         async with watching([self._plugins_dir], poll_s=self._timing.sockets_s) as wakeups:
             while True:
                 for plugin in self._plugins.values():
                     plugin.server.poke()
-                if (now := [plugin.problem for plugin in self._plugins.values()]) != before:
-                    before = now
-                    self._publish()
                 await wakeups.wait()
 
     def _notes(self) -> list[str]:
@@ -289,16 +220,17 @@ class GpuAgent:
         return [text for text in told if text is not None]
 
     def _publish(self) -> None:
-        seen, watch = self._seen, self._watch
+        pods, watch = self._holders.pods, self._watch
         problems = {name: plugin.problem for name, plugin in self._plugins.items()}
         found = status.build(
             watch.inventory.machine if watch.inventory else None,
             replace(self._planner.plan, resources=self._offers.resources),
             usage=watch.usage,
-            holders=None if seen.pods is None else holders.holders_of(seen.pods),
+            holders=None if pods is None else holders.holders_of(pods),
             registration=problems,
             free=self._offers.free(),
             notes=self._notes(),
+            verdict=watch.health.verdict,
         )
         found = status.with_driver(
             found,
@@ -306,8 +238,12 @@ class GpuAgent:
             unmonitored=watch.unmonitored,
             unlisted=watch.inventory.unlisted if watch.inventory else (),
         )
-        self._status.set(found)
-        self._context.status.set(found.document())
+        changes.say_others(
+            self._log, self._status.value.problems, found.problems, self._planner.plan
+        )
+        if found != self._status.value or not self._context.status.value:
+            self._status.set(found)
+            self._context.status.set(found.document())
         annotations = node_annotation.node_annotations(found)
         if annotations != self._context.annotations.value:
             self._context.annotations.set(annotations)

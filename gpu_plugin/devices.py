@@ -82,6 +82,15 @@ class Machine:
     simulated: bool = False
     session: int = field(default=0, compare=False)
 
+    def name_of(self, event: XidEvent) -> str:
+        """The UUID of the slice that the event is bound to, else of the GPU."""
+        place = (event.uuid, event.gpu_instance, event.compute_instance)
+        for gpu in self.gpus:
+            for each in gpu.slices:
+                if (gpu.uuid, each.gpu_instance, each.compute_instance) == place:
+                    return each.uuid
+        return event.uuid
+
 
 @dataclass(frozen=True, slots=True)
 class Outline:
@@ -141,12 +150,16 @@ class Utilisation:
 
 @dataclass(frozen=True, slots=True)
 class XidEvent:
-    """A critical error that the driver reported; instances None: it concerns the whole GPU."""
+    """A critical error that the driver reported; instances None: it concerns the whole GPU.
+    `session` is the one in which it was heard: a look at the machine in it, or in an earlier one,
+    tells nothing of what became of the error.
+    """
 
     uuid: str
     xid: int
     gpu_instance: int | None = None
     compute_instance: int | None = None
+    session: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

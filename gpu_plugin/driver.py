@@ -194,6 +194,7 @@ def _event(session: Session, data: Any) -> XidEvent | None:
         int(data.eventData),
         None if data.gpuInstanceId == NO_INSTANCE else data.gpuInstanceId,
         None if data.computeInstanceId == NO_INSTANCE else data.computeInstanceId,
+        session.number,
     )
 
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Looks at the driver on a tick and listens to it, and keeps what was learned last.
 
-Each GPU is asked in a lane of its own, with a limit, so that one that hangs costs itself alone.
-Judges nothing: `health` does. Knows no rule, no unit and no kubelet.
+Judges nothing: `health` does. Knows no rule, no unit and no kubelet, and `driver_lanes` knows how a
+question is asked.
 """
 
 from __future__ import annotations
@@ -10,16 +10,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TypeVar
 
 import trio
 
 from agents.errors import AgentError, Unavailable
 from agents.hostfs import HostFs
 from agents.logs import Logger
-from agents.threads import Worker
 from gpu_plugin import observation
 from gpu_plugin.devices import Gpu, LostGpu, Machine, XidEvent
+from gpu_plugin.driver_lanes import DriverLanes, hangs
 from gpu_plugin.health import Health, xid_text
 from gpu_plugin.health_config import HealthConfig
 from gpu_plugin.inventory import Device, devices_of
@@ -32,17 +31,18 @@ from gpu_plugin.status import Usage
 from gpu_plugin.xid_listener import XidListener
 from gpu_plugin.xids import XidClass
 
-T = TypeVar("T")
-
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Seconds. `limit_s` is for one GPU, or for the driver as a whole; `reopen_s` passes before a
-    lost GPU is looked for in a new session, then twice that, and so on. XIDs come in storms: there
-    is a `pause_s` between two looks in any case, and `same_xid_s` between two lines about one.
+    """Seconds. `usage_s` passes between two looks at memory and processes, `idle_s` while all GPUs
+    are well and nobody uses them. `limit_s` is for one GPU, or for the driver as a whole;
+    `reopen_s` passes before a lost GPU is looked for in a new session, then twice that, and so on.
+    XIDs come in storms: there is a `pause_s` between two looks in any case, and `same_xid_s`
+    between two lines about one.
     """
 
     usage_s: float = 2.0
+    idle_s: float = 4.0
     pause_s: float = 0.5
     inventory_s: float = 10.0
     limit_s: float = 10.0
@@ -70,8 +70,7 @@ class DriverWatch:
     ) -> None:
         self._nvml, self._host, self._config, self._timing = nvml, host, config, timing
         self._counters, self._log = counters, log
-        self._driver = Worker("the GPU driver")
-        self._lanes: dict[int, Worker] = {}
+        self._lanes = DriverLanes(timing.limit_s, counters)
         self._listener = XidListener(nvml, hang_s=timing.limit_s, retry_s=timing.listen_again_s)
         self._known: dict[str, LostGpu] = {}
         self._names: dict[int, str] = {}
@@ -80,7 +79,6 @@ class DriverWatch:
         self._wake = trio.Event()
         self._reopening = Reopening(timing.reopen_s, timing.longest_reopen_s)
         self._said: dict[tuple[str, int], float] = {}
-        self._session = 0
         self._changed: Callable[[], None] = lambda: None
         self.health = Health(config)
         self.inventory: Inventory | None = None
@@ -115,20 +113,25 @@ class DriverWatch:
             await self._probe()
             self._changed()
             await trio.sleep(self._timing.pause_s)
-            with trio.move_on_after(self._timing.usage_s - self._timing.pause_s):
+            pace_s = self._timing.idle_s if self._is_quiet() else self._timing.usage_s
+            with trio.move_on_after(pace_s - self._timing.pause_s):
                 await self._wake.wait()
             self._wake = trio.Event()
+
+    def _is_quiet(self) -> bool:
+        """Nothing is to be seen: to ask so many GPUs so often costs more than all the rest here."""
+        return self.health.is_well and not any(one.processes != 0 for one in self.usage.values())
 
     async def _look(self) -> None:
         """At the whole machine. Without an answer, all stays as it was known."""
         try:
-            outline = await self._ask(self._nvml.outline)
+            outline = await self._lanes.ask(self._nvml.outline)
             answers = await self._look_at_each(outline.gpus)
             machine = self._with_vanished(outline.machine(answers))
-            found = await self._ask(partial(observation.inventory, machine, self._host))
+            found = await self._lanes.ask(partial(observation.inventory, machine, self._host))
             self._answers(found)
             if self._reopening.due(self.health.wants_reopening, trio.current_time()):
-                await self._ask(self._nvml.reopen)
+                await self._lanes.ask(self._nvml.reopen)
                 self._due = 0.0
         except NoDriver as error:
             await self._without_driver(error)
@@ -137,7 +140,7 @@ class DriverWatch:
 
     def _answers(self, found: Inventory) -> None:
         machine = found.machine
-        self.inventory, self._session = found, machine.session
+        self.inventory = found
         self.health.looked(machine)
         self.revision += 1
         if machine.gpus or machine.lost:
@@ -153,11 +156,11 @@ class DriverWatch:
 
         async def look_at(index: int) -> None:
             try:
-                answers[index] = await self._ask_gpu(index, partial(self._nvml.gpu, index))
+                answers[index] = await self._lanes.ask_gpu(index, partial(self._nvml.gpu, index))
             except Unavailable as error:
                 name = self._names.get(index)
-                reason = _without_time(error, self._timing.limit_s)
-                answers[index] = LostGpu(index, name, reason, hangs=_hangs(error))
+                reason = self._lanes.reason(error)
+                answers[index] = LostGpu(index, name, reason, hangs=hangs(error))
 
         async with trio.open_nursery() as nursery:
             for index in range(count):
@@ -193,12 +196,12 @@ class DriverWatch:
         failed: dict[str, AgentError] = {}
         uuids = [device.uuid for device in devices]
         try:
-            usage |= await self._ask_gpu(
+            usage |= await self._lanes.ask_gpu(
                 index,
                 lambda: observation.usage(self._nvml, uuids, failed.setdefault),
             )
         except Unavailable as error:
-            problem = _without_time(error, self._timing.limit_s)
+            problem = self._lanes.reason(error)
             answers: dict[Device, str | None] = dict.fromkeys(devices, problem)
         else:
             # One that is gone is no sick one: the next look finds out what took its place.
@@ -216,8 +219,8 @@ class DriverWatch:
 
     def _hear(self, event: XidEvent) -> None:
         """In the event loop, at once, whatever else is being waited for."""
-        kind = self.health.heard(event, self._session)
-        device = self._name_of(event)
+        kind = self.health.heard(event)
+        device = self.inventory.machine.name_of(event) if self.inventory else event.uuid
         self._counters.xids.labels(device, self._config.label(event.xid), kind.value).inc()
         now, key = trio.current_time(), (device, event.xid)
         if now - self._said.get(key, -self._timing.same_xid_s) >= self._timing.same_xid_s:
@@ -235,37 +238,10 @@ class DriverWatch:
         self._due = 0.0
         self._wake.set()
 
-    def _name_of(self, event: XidEvent) -> str:
-        """The UUID of the slice that the event is bound to, else of the GPU."""
-        machine = self.inventory.machine if self.inventory else None
-        for gpu in machine.gpus if machine else ():
-            for each in gpu.slices if gpu.uuid == event.uuid else ():
-                if (each.gpu_instance, each.compute_instance) == (
-                    event.gpu_instance,
-                    event.compute_instance,
-                ):
-                    return each.uuid
-        return event.uuid
-
-    async def _ask(self, question: Callable[[], T]) -> T:
-        return await self._in_time(self._driver, question)
-
-    async def _ask_gpu(self, index: int, question: Callable[[], T]) -> T:
-        lane = self._lanes.setdefault(index, Worker(f"the GPU driver (about GPU {index})"))
-        return await self._in_time(lane, question)
-
-    async def _in_time(self, lane: Worker, question: Callable[[], T]) -> T:
-        try:
-            return await lane.call(question, timeout_s=self._timing.limit_s)
-        except Unavailable as error:
-            if _hangs(error):
-                self._counters.nvml_errors.labels("timeout").inc()
-            raise
-
     async def _without_driver(self, error: NoDriver) -> None:
         """A node without a GPU needs none."""
         try:
-            there = await self._ask(partial(gpus_on_bus, self._host))
+            there = await self._lanes.ask(partial(gpus_on_bus, self._host))
         except Unavailable:
             there = None
         if there == () and self.inventory is None:
@@ -286,17 +262,3 @@ class DriverWatch:
         if not self._said_problem:
             self._log.warning("GPU driver unavailable", error=problem)
         self.idle, self.problem, self._said_problem = False, problem, True
-
-
-def _without_time(error: Unavailable, limit_s: float) -> str:
-    """The same text for as long as the reason is the same."""
-    return (
-        f"the driver has not answered for it within {limit_s:g} s" if _hangs(error) else str(error)
-    )
-
-
-def _hangs(error: Unavailable) -> bool:
-    """What a lane raises when the call does not come back; the driver's own errors are more
-    special.
-    """
-    return type(error) is Unavailable

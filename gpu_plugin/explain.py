@@ -53,7 +53,8 @@ def explain(section: GpuPluginConfig, machine: Machine) -> Report:
 
 def _machine(machine: Machine) -> Iterator[str]:
     kind = "SIMULATED machine" if machine.simulated else "machine"
-    yield f"{kind}: {len(machine.gpus)} GPUs, driver {machine.driver_version}"
+    gpus = "1 GPU" if len(machine.gpus) == 1 else f"{len(machine.gpus)} GPUs"
+    yield f"{kind}: {gpus}, driver {machine.driver_version}"
     for gpu in machine.lost:
         yield f"lost: GPU {gpu.index} ({gpu.uuid or 'unknown UUID'}): {gpu.reason}"
 

@@ -80,12 +80,12 @@ class Health:
         self._config = config
         self._ailments: dict[_Key, Ailment] = {}
 
-    def heard(self, event: XidEvent, session: int) -> XidClass:
-        """The driver reported an error, in this session; what class it is of."""
+    def heard(self, event: XidEvent) -> XidClass:
+        """The driver reported an error; what class it is of."""
         kind = self._config.class_of(event.xid)
         if kind is not XidClass.APPLICATION:
             scope = Scope(event.uuid, event.gpu_instance, event.compute_instance)
-            after = session if kind is XidClass.FATAL else None
+            after = event.session if kind is XidClass.FATAL else None
             self._ailments[scope, Cause.XID, event.xid] = Ailment(xid_text(event.xid), after)
         return kind
 
@@ -125,6 +125,11 @@ class Health:
         for _, ailment in sorted(mine, key=lambda entry: order.index(entry[0][1])):
             return ailment.text if ailment.clean == 0 else f"{ailment.text}; recovering"
         return None
+
+    @property
+    def is_well(self) -> bool:
+        """Whether there is nothing against any device."""
+        return not self._ailments
 
     @property
     def wants_reopening(self) -> bool:

@@ -106,21 +106,29 @@ class Allocations:
             "share.json": json.dumps(share_document(share), indent=1) + "\n",
             "status": share_text(share),
         }
+        hardware = {device.uuid: device.hardware for device in share.devices}
+        record = _encode(share.resource, given, time.time_ns(), files, hardware)
         directory = self.containers / name
-        self.prepare()  # again: a parent may have been taken away meanwhile
         try:
             with self._writing:
-                # First, so that a directory without a record is one whose record was lost.
-                hardware = {device.uuid: device.hardware for device in share.devices}
-                self._record(name, _encode(share.resource, given, time.time_ns(), files, hardware))
-                directory.mkdir()
-                _fill(directory, files)
+                try:
+                    self._put(name, record, files)
+                except FileNotFoundError:  # a parent was taken away meanwhile
+                    self.prepare()
+                    self._put(name, record, files)
         except OSError as error:
             # Nobody was told of it, and each retry of a pod would leave another half.
             with contextlib.suppress(OSError):
                 self.remove(name)
             raise _cannot("write", directory, error) from error
         return directory
+
+    def _put(self, name: str, record: str, files: Mapping[str, str]) -> None:
+        # The record first, so that a directory without one is one whose record was lost.
+        self._record(name, record)
+        directory = self.containers / name
+        directory.mkdir()
+        _fill(directory, files)
 
     def mend(self, allocation: Allocation) -> bool:
         """Make again what is missing of a directory that a container holds or will come back to:

@@ -28,10 +28,9 @@ def bad_name(name: str, devices: Sequence[Device]) -> Problem | None:
     try:
         check_resource_name(name)
     except ValueError as error:
-        lost = ", ".join(device.title for device in devices) or "no device"
-        return Problem(
-            name, f"{name} is not offered: {error}; its devices are {lost}", _uuids(devices)
-        )
+        lost = ", ".join(device.title for device in devices)
+        served = f"; nobody serves {lost}" if lost else ""
+        return Problem(name, f"{name} is not offered: {error}{served}", _uuids(devices))
     return None
 
 

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import trio
@@ -52,12 +53,20 @@ _CONTESTED_S = 600.0
 
 
 class PluginServer:
-    """Keeps one plugin registered. `problem` says why it is not (None: it is)."""
+    """Keeps one plugin registered. `problem` says why it is not (None: it is); `told` is called
+    when that changes.
+    """
 
     def __init__(
-        self, resource: str, plugins: Path, plugin: DevicePlugin, *, proc: Path = PROC
+        self,
+        resource: str,
+        plugins: Path,
+        plugin: DevicePlugin,
+        *,
+        proc: Path = PROC,
+        told: Callable[[], None] = lambda: None,
     ) -> None:
-        self._resource, self._plugin, self._proc = resource, plugin, proc
+        self._resource, self._plugin, self._proc, self._told = resource, plugin, proc, told
         self._streams, self._counters = plugin.streams, plugin.counters
         self._kubelet = plugins / "kubelet.sock"
         self.socket = socket_path(plugins, resource)
@@ -213,6 +222,7 @@ class PluginServer:
         self.problem = None
         self._counters.registrations.labels(self._resource).inc()
         self._log.info("registered", path=str(self.socket))
+        self._told()
 
     async def _find_out_with_whom(self, kubelet: SocketIdentity) -> None:
         """A call finds a kubelet by a path, and the socket there may have been made anew meanwhile.
@@ -237,3 +247,4 @@ class PluginServer:
         if problem != self.problem:
             self.problem = problem
             self._log.warning("not registered", error=problem)
+            self._told()

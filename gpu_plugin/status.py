@@ -6,7 +6,7 @@ What could not be learned is None, never 0 and never an empty list.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -135,11 +135,12 @@ def build(
     registration: Mapping[str, str | None],
     free: Free | None = None,
     notes: Sequence[str] = (),
+    verdict: Callable[[Device], str | None] = lambda _: None,
 ) -> NodeStatus:
     """Join what is known. `plan` as it is offered (`capacity.offered`); `free` is what can be
     given out of it now. `registration` is the problem by resource, None: registered;
-    `notes` are further problems; `holders`
-    None: podresources does not answer.
+    `notes` are further problems; `holders` None: podresources does not answer. `verdict` says what
+    is wrong with a device that no rule serves (of the others the plan knows it).
     """
     served: dict[str, list[tuple[Resource, ServedDevice]]] = {}
     for resource in plan.resources:
@@ -152,7 +153,14 @@ def build(
         devices += [device for device in devices_of(machine) if device.uuid not in known]
     devices.sort(key=lambda d: (d.gpu_index, d.gpu_instance or 0, d.compute_instance or 0))
     rows = tuple(
-        _device(device, served.get(device.uuid, ()), usage.get(device.uuid), holders, simulated)
+        _device(
+            device,
+            served.get(device.uuid, ()),
+            usage.get(device.uuid),
+            holders,
+            simulated=simulated,
+            sick=None if device.uuid in known else verdict(device),
+        )
         for device in devices
     )
     lost = machine.lost if machine else ()
@@ -204,10 +212,12 @@ def _device(
     served: Sequence[tuple[Resource, ServedDevice]],
     usage: Usage | None,
     holders: Holders | None,
+    *,
     simulated: bool,
+    sick: str | None,
 ) -> DeviceStatus:
     offers = tuple(_offer(resource, one, holders) for resource, one in served)
-    unhealthy = next((one.unhealthy for _, one in served if one.unhealthy), None)
+    unhealthy = next((one.unhealthy for _, one in served if one.unhealthy), sick)
     mine: tuple[Holder, ...] | None = None
     if holders is not None:
         mine = tuple(

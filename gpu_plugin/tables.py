@@ -36,7 +36,7 @@ def tables(status: Status) -> Sequence[Table]:
         return ()
     title = "GPUs (SIMULATED: no real device)" if status.get("simulated") else "GPUs"
     rows = [_row(device) for device in devices]
-    return (Table(title, _COLUMNS, rows, "; ".join(notes), measured=frozenset({"used"})),)
+    return (Table(title, _COLUMNS, rows, "\n".join(notes), measured=frozenset({"used"})),)
 
 
 def _row(device: Mapping[str, Any]) -> tuple[str, ...]:

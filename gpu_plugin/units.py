@@ -120,9 +120,8 @@ def _numbers(uuid: str, texts: list[str]) -> set[int]:
     digits = "".join(texts)
     if not uuid or "" in texts or not (digits.isascii() and digits.isdigit()):
         wrong = next((text for text in texts if not _is_number(text)), texts[0])
-        raise AgentError(
-            f"{uuid + SEPARATOR + wrong!r} is not the id of a unit (<UUID>{SEPARATOR}<number>)"
-        )
+        found = f"{uuid}{SEPARATOR}{wrong}" if uuid else wrong
+        raise AgentError(f"{found!r} is not the id of a unit (<UUID>{SEPARATOR}<number>)")
     return set(map(int, texts))
 
 

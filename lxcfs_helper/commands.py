@@ -12,6 +12,7 @@ from pathlib import Path
 from agents import config
 from agents.agent import installed, models
 from agents.config import NodeConfig
+from agents.errors import AgentError
 
 _SECTION = "lxcfs_helper"
 
@@ -26,7 +27,9 @@ def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     )
     show.add_argument("--json", action="store_true", help="the same as JSON")
     show.set_defaults(run=_show)
-    away = verbs.add_parser("eject", help="take every view out of every container")
+    away = verbs.add_parser(
+        "eject", help="take every view out of every container, when no agent runs any more"
+    )
     away.set_defaults(run=_eject)
     for verb in (listing, show, away):
         verb.add_argument("--config", type=Path, metavar="FILE", help="the node's configuration")
@@ -63,11 +66,18 @@ def _eject(options: argparse.Namespace) -> int:
 
     from agents.mounts import LinuxMounts
     from agents.namespaces import NamespaceHelper
+    from agents.overview import NOT_RUNNING, look
     from lxcfs_helper.compat.removal import remove
     from lxcfs_helper.eject import eject
     from lxcfs_helper.files import ViewFiles, views_directory
 
     node = _node(options)
+    (agent,) = look([one for one in installed() if one.section == _SECTION], node.run_dir)
+    if agent.problem != NOT_RUNNING:
+        raise AgentError(
+            f"the agent of {str(node.run_dir)!r} runs, and would put everything back",
+            remedy="stop it first",
+        )
     host = node.host.host_fs()
     namespaces = NamespaceHelper.start(host.proc)
     try:
@@ -76,7 +86,7 @@ def _eject(options: argparse.Namespace) -> int:
     finally:
         namespaces.close()
     roots, problems = trio.run(remove, node.run_dir, host, LinuxMounts())
-    print(f"{done.mounts} mounts taken out of {done.namespaces} containers")
+    print(f"{done.mounts} mounts taken out of {done.namespaces} mount namespaces")
     if roots:
         print("the lxcfs-compatible root taken away")
     for problem in (*done.problems, *problems):

@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
 from agents.config import Duration, HostPath, Section, shown
+from agents.hostfs import DEV, PROC, SYS
 from lxcfs_helper.view_name import ViewName as ViewName
 
 #: Without uptime: process start times count from the boot of the host, so ps and top reckon wrongly
@@ -22,6 +24,8 @@ def _each_once(names: tuple[ViewName, ...]) -> tuple[ViewName, ...]:
         raise ValueError(f"{', '.join(twice)} is written twice; keep one")
     return names
 
+
+_KERNELS_OWN = (PROC, SYS, DEV)
 
 #: A glob's own characters besides those of what it matches.
 _NAMESPACE = re.compile(r"[a-z0-9\-*?\[\]!]{1,253}")
@@ -75,6 +79,12 @@ def _poll(seconds: float) -> float:
     return seconds
 
 
+def _root(path: Path | None) -> Path | None:
+    if path is not None and (path.parent == path or any(map(path.is_relative_to, _KERNELS_OWN))):
+        raise ValueError(f"{str(path)!r} is in use by all; write a directory that is only for this")
+    return path
+
+
 Namespaces = Annotated[tuple[str, ...], AfterValidator(_namespaces)]
 
 
@@ -104,4 +114,4 @@ class ViewConfig(Section):
     poll: Annotated[Duration, AfterValidator(_poll)] = 10.0
     #: Where to serve the tree that lxcfs has, for pod specs that mount files of it; None: nowhere,
     #: because lxcfs itself may be there.
-    compat_root: HostPath | None = None
+    compat_root: Annotated[HostPath | None, AfterValidator(_root)] = None

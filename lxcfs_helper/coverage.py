@@ -28,12 +28,12 @@ from lxcfs_helper.covered import Covered, Failure
 from lxcfs_helper.demand import Demand
 from lxcfs_helper.facts import HostFacts
 from lxcfs_helper.files import ViewFiles
-from lxcfs_helper.host_reading import CLOCK_TICKS, HostReader
+from lxcfs_helper.host_reading import CLOCK_TICKS
 from lxcfs_helper.inject import Result, Step, Wish
 from lxcfs_helper.reading import ContainerReader
 from lxcfs_helper.selection import Exclusion, Located, exclusion, locate, misunderstood
 from lxcfs_helper.sources import Source
-from lxcfs_helper.views import VIEWS
+from lxcfs_helper.sweep import REMEDIES, Sweep, Sweeper, explained
 
 #: A sweep takes its time, and so do those who wait for the same CPU: what is promised for a
 #: heartbeat is done in this part of it.
@@ -41,26 +41,6 @@ _EARLY = 0.9
 
 #: A runtime that restarts may list nobody for a while; only then does a file belong to nobody.
 ORPHAN_S = 60.0
-
-
-@dataclass(frozen=True, slots=True)
-class Sweep:
-    """What one `refresh` did.
-
-    How many containers there were, in how many somebody reads, how many were looked at, and how
-    many containers and views were rendered. The age of the oldest files before it, of all and of
-    those that are read, and how long it took, in seconds; `cpu_s` of that on a CPU.
-    """
-
-    containers: int = 0
-    read: int = 0
-    looked: int = 0
-    rendered: int = 0
-    views: int = 0
-    oldest_s: float = 0.0
-    oldest_read_s: float = 0.0
-    duration_s: float = 0.0
-    cpu_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,10 +74,9 @@ class Coverage:
         """`demand` None: nobody tells who reads, so everybody is taken to read all the time.
         `most`: how many containers can be covered at all."""
         self.config = config
-        self._demand = demand
         self._most = most
         self._host = host
-        self._host_reader = HostReader(host, [at for view in VIEWS.values() for at in view.targets])
+        self._sweeper = Sweeper(host, cgroups, clock, demand)
         self._cgroups = cgroups
         self._files = files
         self._clock = clock
@@ -105,8 +84,6 @@ class Coverage:
         self._excluded: dict[str, tuple[Container, Exclusion]] = {}
         self._unlocated: dict[str, tuple[Container, str]] = {}
         self._orphans: dict[str, float] = {}
-        #: As they were at the last sweep that rendered anything.
-        self.host_facts: HostFacts | None = None
 
     def observe(self, running: Sequence[Container]) -> None:
         """Take the containers that run now: cover new ones, let go of those that are gone.
@@ -119,13 +96,14 @@ class Coverage:
                 one.start_over()
         self._excluded.clear()
         self._unlocated.clear()
+        with_files = self._files.containers()
         for container in running:
-            self._observe_one(container)
+            self._observe_one(container, has_files=container.id in with_files)
         listed = {container.id for container in running}
         for container_id in [*self._covered]:
             if container_id not in listed or self._covered[container_id].finished:
                 self._drop_if_gone(container_id)
-        self._remove_orphans(listed)
+        self._remove_orphans(with_files - listed)
 
     def limits_changed(self, changes: CgroupChanges) -> None:
         """Take what happened in the cgroup trees: whose limits may be different now."""
@@ -139,7 +117,10 @@ class Coverage:
         """Look whether limits were set anew, where nobody tells."""
         self._cgroups.read_anew()
         for one in self._covered.values():
-            one.check_limits()
+            try:
+                one.check_limits()
+            except OSError as error:
+                one.failed(explained(error), Failure.READ)
 
     def removed(self, changes: CgroupChanges) -> None:
         """Take which cgroups are gone: their containers are, when their process is as well."""
@@ -167,33 +148,12 @@ class Coverage:
     def refresh(self) -> Sweep:
         """Bring the files of every container up to date for which it is time and in which something
         moved. Raises Unavailable when the host itself cannot be read."""
-        started, cpu, now = time.perf_counter(), time.thread_time(), self._clock()
-        due = [one for one in self._covered.values() if one.rhythm.look_from <= now]
-        reading = [
-            now - one.rendered_at for one in due if one.rhythm.read_at >= one.rhythm.looked_at
-        ]
-        self._cgroups.read_anew()
-        heartbeat_s = self._heartbeat_s
-        moved = [(one, sources) for one in due if (sources := one.look(now, heartbeat_s))]
-        oldest_s = max((now - one.rendered_at for one, _ in moved if one.rendered_at), default=0.0)
-        views = 0
-        if moved:
-            host = self.host_facts = self._host_reader.read()
-            views = sum(self._render(one, sources, host, now) for one, sources in moved)
-        for one in due:
-            if one.rhythm.to_expect(now):
-                self._expect(one)
-        return Sweep(
-            containers=len(self._covered),
-            read=len(reading),
-            looked=len(due),
-            rendered=len(moved),
-            views=views,
-            oldest_s=oldest_s,
-            oldest_read_s=max(reading, default=0.0),
-            duration_s=time.perf_counter() - started,
-            cpu_s=time.thread_time() - cpu,
-        )
+        return self._sweeper.refresh(self._covered.values(), self._heartbeat_s)
+
+    @property
+    def host_facts(self) -> HostFacts | None:
+        """As they were at the last sweep that rendered anything."""
+        return self._sweeper.host_facts
 
     def orders(self, *, everything: bool = False) -> tuple[Order, ...]:
         """What is to be attached or checked: where something changed, or everywhere."""
@@ -249,23 +209,16 @@ class Coverage:
     def _heartbeat_s(self) -> float:
         return self.config.heartbeat * _EARLY
 
-    def _expect(self, one: Covered) -> None:
-        """Have the next read told, if there is anything to read, and anybody to tell it."""
-        if self._demand is None or not (one.selected and one.rendered_at):
-            return
-        try:
-            self._demand.expect(one.id, one.directory)
-            one.rhythm.expect()
-        except Unavailable:
-            pass  # it is taken as read until this works
-
-    def _observe_one(self, container: Container) -> None:
+    def _observe_one(self, container: Container, *, has_files: bool) -> None:
         why_not = exclusion(self.config.inject, container.pod)
         wanted = why_not is None
         if why_not is not None:
             self._excluded[container.id] = container, why_not
         one = self._covered.get(container.id)
-        if one is None and (wanted or container.id in self._files.containers()):
+        if one is not None and container.pid not in (None, one.located.process.pid):
+            self._drop_if_gone(container.id)  # it was started again under the same id
+            one = self._covered.get(container.id)
+        if one is None and (wanted or has_files):
             one = self._cover(container)
         if one is not None:
             one.select(self.config.files if wanted else ())
@@ -276,14 +229,14 @@ class Coverage:
                 raise Unavailable(
                     f"no more than {self._most} containers can be covered with the open files "
                     "that this agent may have",
-                    remedy=_REMEDIES[errno.EMFILE],
+                    remedy=REMEDIES[errno.EMFILE],
                 )
             located = locate(self._host, self._cgroups, container)
             cgroup = self._cgroups.open(located.cgroup)
         except ProcessLookupError:
             return None
         except (Unavailable, OSError) as error:
-            self._unlocated[container.id] = container, _explained(error)
+            self._unlocated[container.id] = container, explained(error)
             return None
         started_s = located.process.start_ticks / CLOCK_TICKS
         reader = ContainerReader(cgroup, self._host.proc, started_s)
@@ -291,18 +244,10 @@ class Coverage:
         self._covered[container.id] = one
         return one
 
-    def _render(self, one: Covered, sources: int, host: HostFacts, now: float) -> int:
-        try:
-            return one.render(sources, host, now)
-        except (OSError, Unavailable, ValueError) as error:
-            full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
-            one.failed(_explained(error), Failure.WRITE if full else Failure.READ)
-            return 0
-
-    def _remove_orphans(self, listed: set[str]) -> None:
+    def _remove_orphans(self, unlisted: frozenset[str]) -> None:
         """Remove files that an earlier agent made for containers which are not listed any more."""
         now = self._clock()
-        orphans = self._files.containers() - listed - self._covered.keys()
+        orphans = unlisted - self._covered.keys()
         self._orphans = {one: self._orphans.get(one, now) for one in orphans}
         for orphan, since in self._orphans.items():
             if now - since >= ORPHAN_S:
@@ -312,20 +257,11 @@ class Coverage:
         """A runtime that restarts may list nobody for a moment: the process itself decides."""
         one = self._covered[container_id]
         key = one.located.process
-        if one.finished or processes.identify(self._host.proc, key.pid) != key:
+        try:
+            gone = one.finished or processes.identify(self._host.proc, key.pid) != key
+        except OSError:  # in doubt it stays
+            return
+        if gone:
             del self._covered[container_id]
             one.close()
             self._files.remove(container_id)
-
-
-_REMEDIES = {
-    errno.ENOSPC: "the tmpfs of the views is full: look for what else is in it",
-    errno.EMFILE: "raise the limit of open files (LimitNOFILE) of this agent",
-    errno.ENFILE: "raise fs.file-max",
-}
-
-
-def _explained(error: Exception) -> str:
-    """With a remedy, where the kernel's word has none."""
-    remedy = _REMEDIES.get(error.errno or 0) if isinstance(error, OSError) else None
-    return str(error) if remedy is None else f"{error}; {remedy}"

@@ -31,7 +31,8 @@ _GONE = "its cgroup is gone, or counts neither memory nor CPU time"
 
 # Plain numbers: combining enumeration members costs more than reading a cgroup file.
 _EVERYTHING, _LIMITS, _TIME = int(EVERYTHING), int(Source.LIMITS), int(Source.TIME)
-_HOST = int(Source.HOST)
+_MEMORY, _HOST = int(Source.MEMORY), int(Source.HOST)
+_IO, _LOAD = int(Source.IO), int(Source.LOAD)
 
 
 class Failure(enum.Enum):
@@ -75,6 +76,7 @@ class Covered:
         self._offered: frozenset[Path] = frozenset()
         self._plans: dict[int, tuple[View, ...]] = {}
         self._static_for: object = None
+        self._seen_of_host: object = None
         self._results: dict[Path, Result] = {}
         self._wishes: tuple[Wish, ...] | None = None
         self._wishes_for: tuple[int, int] | None = None
@@ -149,13 +151,26 @@ class Covered:
             sources = _EVERYTHING
             self._choose(facts, host)
         else:
-            sources &= ~_LIMITS
+            sources &= ~(_LIMITS | self._unmoved(facts, host))
+        if sources & (_MEMORY | _HOST):
+            self._seen_of_host = host.memory_for(facts.limits)
         views = self._plan(sources)
         for view in views:
             self._write(view, host, facts)
         self.facts, self._static_for, self._flagged = facts, static_for, 0
         self.rendered_at, self.reason, self.failure = now, "", None
         return len(views)
+
+    def _unmoved(self, facts: ContainerFacts, host: HostFacts) -> int:
+        """Sources that were read, and are as they were."""
+        known, found = self.facts, 0
+        if host.memory_for(facts.limits) == self._seen_of_host:
+            found |= _HOST
+        if known is not None and facts.io is known.io:
+            found |= _IO
+        if known is not None and facts.load is known.load:
+            found |= _LOAD
+        return found
 
     def failed(self, reason: str, failure: Failure) -> None:
         """The files could not be brought up to date; they keep what they say."""
@@ -235,7 +250,7 @@ class Covered:
         sources = [int(VIEWS[name].sources) for name in shown]
         self._needed = reduce(or_, sources, _LIMITS)
         # What is different a second later although nothing happened.
-        self._passing = reduce(or_, (one for one in sources if one & _TIME), 0) & ~_LIMITS
+        self._passing = reduce(or_, (one for one in sources if one & (_TIME | _LOAD)), 0) & ~_LIMITS
 
     def _plan(self, sources: int) -> tuple[View, ...]:
         """The views to render when these moved."""

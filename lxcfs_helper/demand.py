@@ -15,6 +15,7 @@ from typing import Protocol
 
 import trio
 
+from agents.errors import Unavailable
 from agents.inotify import Event, Happening, Inotify
 
 _READ = Happening.OPENED | Happening.READ | Happening.ONCE | Happening.ONLY_DIRECTORIES
@@ -68,7 +69,10 @@ class WatchedDemand:
                 container_id, directory = expected
                 if event.what & Happening.DIRECTORY or event.name.startswith("."):
                     # Our own work: a container is shown neither. The watch ended with it.
-                    self.expect(container_id, directory)
+                    try:
+                        self.expect(container_id, directory)
+                    except Unavailable:
+                        found.add(container_id)  # taken as read: nobody would tell
                 else:
                     found.add(container_id)
         return frozenset(found)

@@ -48,6 +48,15 @@ class HostFacts:
     def memory_bytes(self) -> int:
         return self.meminfo["MemTotal"] * 1024
 
+    def memory_for(self, limits: Limits) -> tuple[int, ...]:
+        """What of the host's memory is in what a container with these limits is shown: there may
+        be less left than it may have."""
+        get, limit = self.meminfo.get, limits.memory
+        available = get("MemAvailable", 0)
+        if limit is not None:
+            available = min(available, limit.value >> 10)
+        return available, get("SwapTotal", 0), get("HugePages_Total", 0), get("HugePages_Free", 0)
+
     @property
     def static(self) -> tuple[object, ...]:
         """Differs when CPUs came or went: what is rendered from limits alone is then rendered

@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Read the host's files into the values that views are rendered from.
 
-Decides nothing and knows no container. What cannot change while CPUs neither come nor go is read
-once.
+Decides nothing and knows no container. What cannot change while CPUs neither come nor go, and
+nobody sets the clock, is read once.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import time
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +24,9 @@ _BOOT_TIME = re.compile(r"^btime (\d+)$", re.MULTILINE)
 _DISK = re.compile(r"^ *(\d+) +(\d+) +(\S+)", re.MULTILINE)
 #: What process start times are counted in, for a second.
 CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
+
+#: When the clock is set by more than this, the host was booted at another time.
+_CLOCK_SET_S = 0.5
 
 #: Of the CPU directory: what tells of the kernel and the type of processor, not of its use.
 _CONSTANTS = ("kernel_max", "smt/active", "vulnerabilities/*")
@@ -53,6 +57,7 @@ class HostReader:
         self._cpus: frozenset[int] = frozenset()
         self._cpuinfo = ""
         self._boot_time = 0
+        self._clocks_apart_s = 0.0
         self._sys_cpus = HostCpus()
         self._offers: frozenset[Path] = frozenset()
 
@@ -85,7 +90,8 @@ class HostReader:
 
     def _read_cpus(self) -> None:
         text = (self._host.cpu_devices / "online").read_text()
-        if text == self._cpus_text:
+        apart_s = _clocks_apart_s()
+        if text == self._cpus_text and abs(apart_s - self._clocks_apart_s) < _CLOCK_SET_S:
             return
         cpus = parse_cpu_list(text)
         boot_time = _BOOT_TIME.search((self._host.proc / "stat").read_text())
@@ -95,6 +101,11 @@ class HostReader:
         self._sys_cpus = _sys_cpus(self._host.cpu_devices, min(cpus))
         self._offers = frozenset(at for at in self._targets if self._host.located(at).exists())
         self._cpus, self._boot_time, self._cpus_text = cpus, int(boot_time[1]), text
+        self._clocks_apart_s = apart_s
+
+
+def _clocks_apart_s() -> float:
+    return time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def parse_meminfo(text: str) -> dict[str, int]:

@@ -16,10 +16,10 @@ from agents.agent import Status
 from agents.metrics import GuardedCollector
 from lxcfs_helper.compat import metrics as root_metrics
 from lxcfs_helper.config import ViewName
-from lxcfs_helper.coverage import Sweep
 from lxcfs_helper.covered import Failure
 from lxcfs_helper.inject import Outcome, Result, Step
 from lxcfs_helper.selection import Exclusion
+from lxcfs_helper.sweep import Sweep
 
 _STEPS = {Step.ATTACH: "attach", Step.REPLACE: "replace", Step.DETACH: "detach"}
 

@@ -27,11 +27,12 @@ from lxcfs_helper import metrics
 from lxcfs_helper.attaching import Attaching
 from lxcfs_helper.compat.keeper import Keeper
 from lxcfs_helper.config import ViewConfig
-from lxcfs_helper.coverage import Coverage, Sweep
+from lxcfs_helper.coverage import Coverage
 from lxcfs_helper.files import ViewFiles, views_directory
 from lxcfs_helper.inject import Injector
 from lxcfs_helper.selection import names_container
 from lxcfs_helper.status import status
+from lxcfs_helper.sweep import Sweep
 from lxcfs_helper.told import Told
 
 #: Files of the cgroups of a container (and its pod's), and of its views; and how many are left for
@@ -163,8 +164,8 @@ class Service:
                 self._listed = True
                 self._problem("runtime", None)
                 pause_s = self._pause_s(running)
-            except AgentError as error:
-                self._problem("runtime", str(error))
+            except (AgentError, OSError) as error:
+                self._fails("runtime", error)
             await trio.sleep(_TOGETHER_S)
             with trio.move_on_after(pause_s):
                 await self._to_list.wait()
@@ -179,8 +180,8 @@ class Service:
                 continue
             try:
                 self._refresh()
-            except AgentError as error:
-                self._problem("host", str(error))
+            except (AgentError, OSError) as error:
+                self._fails("host", error)
                 await trio.sleep(self._coverage.config.heartbeat)
 
     async def look_for_limits(self) -> None:
@@ -241,8 +242,15 @@ class Service:
         often = not (self._told.by_runtime or self._told.by_cgroups)
         return min(self._coverage.config.poll, _UNTOLD_S if often else math.inf)
 
+    def _fails(self, what: str, error: Exception) -> None:
+        """One line in the log until it works again, however its words change."""
+        if what not in self._problems:
+            self._context.log.warning("not ready", reason=str(error))
+        self._problem(what, str(error))
+
     def _problem(self, what: str, reason: str | None) -> None:
         """Ready is who has no problem at all."""
+        before = bool(self._problems)
         if reason is None:
             self._problems.pop(what, None)
         else:
@@ -251,6 +259,8 @@ class Service:
             self._context.readiness.not_ready("; ".join(self._problems.values()))
         elif self._listed:
             self._context.readiness.ready()
+        if before and not self._problems:
+            self._context.log.info("ready again")
 
     def _warn_of_misunderstood(self) -> None:
         """One line for each pod that says of itself what is not understood."""

@@ -13,8 +13,8 @@ import enum
 class Source(enum.IntFlag):
     """`LIMITS` changes when somebody sets a limit (here or above), or when CPUs of the host come
     and go; `CPU` and `MEMORY` move with use, `IO` with what was read from and written to devices,
-    `LOAD` with how many tasks run. `HOST`: what the host itself has left is in it. `TIME`: what is
-    shown is different a second later, although nothing happened.
+    `LOAD` with how many tasks run and ran, sampled now and then. `HOST`: what the host itself has
+    left is in it. `TIME`: what is shown is different a second later, although nothing happened.
     """
 
     NONE = 0

@@ -11,10 +11,11 @@ from typing import Any
 from agents.agent import Status
 from agents.containers import Container
 from lxcfs_helper.config import ViewName
-from lxcfs_helper.coverage import Coverage, Sweep
+from lxcfs_helper.coverage import Coverage
 from lxcfs_helper.covered import Covered, Failure
 from lxcfs_helper.facts import HostFacts
 from lxcfs_helper.selection import Exclusion
+from lxcfs_helper.sweep import Sweep
 
 _WORDS = {
     Exclusion.EXCLUDED_NAMESPACE: "its namespace is excluded",

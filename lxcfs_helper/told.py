@@ -58,6 +58,8 @@ class Told:
                 tell(await self.cgroups.changes())
         except Unavailable as error:
             self.by_cgroups = False
+            self.cgroups.close()  # or what it watches already would fill its queue
+            self.cgroups = None
             self.say("cgroup events unavailable", error)
 
     async def follow_readers(self, tell: Callable[[Collection[str]], None]) -> None:
@@ -107,7 +109,8 @@ class Told:
 
     def say(self, what: str, error: Unavailable) -> None:
         """Once, when it begins to be missing."""
-        self.log.warning(what, error=str(error), hint="changes are noticed later, by looking")
+        hint = "changes are noticed later, by looking, until this agent is started again"
+        self.log.warning(what, error=str(error), hint=hint)
 
     def close(self) -> None:
         for one in (self.cgroups, self.demand):

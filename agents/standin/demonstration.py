@@ -9,6 +9,7 @@ it.
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.resources import files
@@ -41,6 +42,7 @@ from agents.tables import UNKNOWN, Table
 _DATA_DIR = "/data"
 #: The limits that the pods have.
 _LIMITED = frozenset({"cpu", "memory"})
+_CONFIG = "config.yaml"
 _COMMAND_S = 10.0
 _READ_PERIOD_S = 3.0
 _WAIT_PERIOD_S = 0.2
@@ -173,6 +175,9 @@ class Demonstration:
             if mount.get("client_pid"):
                 pid, name = mount["client_pid"], mount["name"]
                 steps.append(f"try: kill -9 {pid}   and watch the mount {name!r} come back")
+        if containers := documents.get("lxcfs_helper", {}).get("containers"):
+            pod, configuration = containers[0]["pod"], shlex.quote(str(self._directory / _CONFIG))
+            steps.append(f"try: nodeshare view show {pod} --config {configuration}")
         for document in documents.values():
             if page := document.get("page"):
                 steps.append(f"try: curl {page}/status.json   curl {document['metrics']}/metrics")
@@ -229,7 +234,7 @@ def prepare(directory: Path, data: Mapping[str, Any]) -> Path:
         (directory / name).mkdir(parents=True, exist_ok=True)
     for name, content in data["data"].items():
         (directory / "data" / name).write_text(content)
-    path = directory / "config.yaml"
+    path = directory / _CONFIG
     path.write_text(yaml.safe_dump(data["config"], sort_keys=False))
     return path
 

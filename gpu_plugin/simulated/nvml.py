@@ -39,7 +39,7 @@ from gpu_plugin.simulated.happenings import Hold, State
 from gpu_plugin.simulated.state import SimulatedState, StateReader
 
 #: How often a wait for an event looks at the state file.
-_EVENT_POLL_S = 0.25
+_EVENT_POLL_S = 0.5
 
 _PROCESS_LISTS = {
     ProcessKind.COMPUTE: "nvmlDeviceGetComputeRunningProcesses",
@@ -60,7 +60,7 @@ class SimulatedNvml:
         self._writer = SimulatedState(state, proc=self._host.proc)
         self._told: dict[int, str] = {}
         self._events_of: int | None = None
-        self._next_xid = 0
+        self._next_xid = self._of_earlier = 0
         self._unmonitored: dict[str, str] = {}
 
     def outline(self) -> Outline:
@@ -131,7 +131,7 @@ class SimulatedNvml:
                 self._register()
                 first = len(xids) if self._events_of is None else self._door.first_xid
                 self._next_xid = max(self._next_xid, first)
-                self._events_of = session
+                self._events_of, self._of_earlier = session, len(xids)
             while self._next_xid < len(xids):
                 self._next_xid += 1
                 if event := self._event(*xids[self._next_xid - 1]):
@@ -230,10 +230,11 @@ class SimulatedNvml:
             device = self._door.device(uuid)
         except DeviceIsGone:
             return None
+        session = (self._events_of or 0) - (self._next_xid <= self._of_earlier)
+        event = XidEvent(uuid, xid, session=session)
         if isinstance(device, SimulatedSlice):
-            event = XidEvent(device.parent_uuid, xid, device.gpu_instance, device.compute_instance)
-        else:
-            event = XidEvent(uuid, xid)
+            gpu_instance, compute_instance = device.gpu_instance, device.compute_instance
+            event = XidEvent(device.parent_uuid, xid, gpu_instance, compute_instance, session)
         return None if event.uuid in self._unmonitored else event
 
     def _limitable(self, uuid: str, cgroup: str) -> Device:

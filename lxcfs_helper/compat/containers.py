@@ -27,7 +27,8 @@ _HOST_AGE_S = 0.1
 #: A dozen files of each stay open.
 _MOST_OPEN = 1024
 
-_LIMITS, _OF_MEMORY = int(Source.LIMITS), int(Source.LIMITS | Source.MEMORY)
+_LIMITS, _HOST = int(Source.LIMITS), int(Source.HOST)
+_OF_MEMORY = int(Source.LIMITS | Source.MEMORY | Source.HOST)
 
 
 class Gone(LookupError):
@@ -51,8 +52,7 @@ class Containers:
 
     def __init__(self, host: HostFs, cgroups: Cgroups) -> None:
         self._host, self._cgroups = host, cgroups
-        targets = [file.target for view in VIEWS.values() for file in view.files]
-        self._reader = HostReader(host, targets)
+        self._reader = HostReader(host)
         self._host_facts: HostFacts | None = None
         self._host_read_at = 0.0
         self._open: OrderedDict[Home, _Open] = OrderedDict()
@@ -153,12 +153,14 @@ class Containers:
 
     def _facts(self, one: _Open, sources: int, host: HostFacts) -> ContainerFacts:
         now = time.clock_gettime(time.CLOCK_BOOTTIME)
-        memory_alone = sources == _OF_MEMORY and one.reader.facts is not None
-        facts = one.reader.read(sources & ~_LIMITS if memory_alone else sources, host, now)
+        limits = None
+        if sources | _HOST == _OF_MEMORY and one.reader.facts is not None:
+            # The most read file: leaving the limits of CPUs out makes it a fifth cheaper.
+            limits, sources = read_memory_limits(one.cgroup), sources & ~_LIMITS
+        facts = one.reader.read(sources, host, now)
         if facts is None:
             raise Gone("its cgroup is gone, or counts neither memory nor CPU time")
-        # The most read file: leaving the limits of CPUs out makes it a fifth cheaper.
-        return replace(facts, limits=read_memory_limits(one.cgroup)) if memory_alone else facts
+        return facts if limits is None else replace(facts, limits=limits)
 
     def _host_now(self) -> HostFacts:
         now = time.monotonic()

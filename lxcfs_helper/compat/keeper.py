@@ -27,7 +27,7 @@ from agents.logs import Logger
 from agents.mountinfo import MountEntry
 from agents.mounts import Mounts
 from agents.processes import ProcessKey
-from lxcfs_helper.compat import report, standing
+from lxcfs_helper.compat import answering, report, standing
 from lxcfs_helper.compat.report import Report
 from lxcfs_helper.compat.standing import ROOT_VARIABLE, Seen, Step, Wanted
 
@@ -146,6 +146,7 @@ class Keeper:
     async def _look_after(self, holder: HolderClient, nursery: trio.Nursery) -> None:
         """Until the holder is gone."""
         nursery.start_soon(self._listen, holder)
+        nursery.start_soon(answering.watch, self._answering, holder, self._host, self._log)
         try:
             while True:
                 patience_s = await self._round(holder)
@@ -155,6 +156,10 @@ class Keeper:
                 await self._sleep(patience_s)
         finally:
             holder.close()
+
+    def _answering(self) -> tuple[Path, int] | None:
+        now = self.standing
+        return (Path(now.root), now.pid) if now.state == "served" and now.pid else None
 
     async def _listen(self, holder: Holder) -> None:
         async for client in holder.exits:

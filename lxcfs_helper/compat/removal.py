@@ -12,8 +12,8 @@ from signal import Signals
 import trio
 
 from agents import holder_start, mountinfo
-from agents.errors import AgentError, Unavailable
-from agents.holder_client import Holder, connect
+from agents.errors import AgentError
+from agents.holder_client import Holder
 from agents.hostfs import HostFs
 from agents.mounts import Mounts
 from lxcfs_helper.compat.keeper import directory, source_name
@@ -25,23 +25,30 @@ _LOOK_AGAIN_S = 0.02
 
 async def remove(run_dir: Path, host: HostFs, mounts: Mounts) -> tuple[int, tuple[str, ...]]:
     """How many mounts were taken away, and what could not be, in words. Twice is fine."""
-    problems = []
-    async with trio.open_nursery() as nursery:
-        try:
-            holder = await connect(nursery, holder_start.socket_path(run_dir))
-        except Unavailable:
-            pass  # then it holds nobody: its clients were adopted by none
-        else:
-            try:
-                await _end_processes(holder)
-                await holder_start.end_unused(holder, run_dir, host)
-            except AgentError as error:
-                problems.append(str(error))
-            finally:
-                holder.close()
+    problems = await _end_all(run_dir, host) if _something_there(run_dir) else []
     taken, left = _detach(source_name(run_dir), host, mounts)
     shutil.rmtree(directory(run_dir), ignore_errors=True)
     return taken, (*problems, *left)
+
+
+def _something_there(run_dir: Path) -> bool:
+    return directory(run_dir).exists() or holder_start.socket_path(run_dir).exists()
+
+
+async def _end_all(run_dir: Path, host: HostFs) -> list[str]:
+    """What a dead holder has left is known to the next one: if there is none, it is started."""
+    problems = []
+    async with trio.open_nursery() as nursery:
+        try:
+            holder = await holder_start.find_or_start(nursery, run_dir, host)
+            try:
+                await _end_processes(holder)
+                await holder_start.end_unused(holder, run_dir, host)
+            finally:
+                holder.close()
+        except AgentError as error:
+            problems.append(str(error))
+    return problems
 
 
 async def _end_processes(holder: Holder) -> None:

@@ -65,7 +65,7 @@ VIEWS: Mapping[ViewName, View] = {
     ),
     ViewName.LOADAVG: View(
         (FileView("loadavg", PROC / "loadavg", loadavg.render),),
-        Source.LIMITS | Source.LOAD | Source.TIME,
+        Source.LIMITS | Source.LOAD,
         _limits_any,
         loadavg.unknown,
         loadavg.explain,

@@ -96,7 +96,10 @@ class Registrar(pb_grpc.RegistrationServicer):
             context.abort(grpc.StatusCode.INTERNAL, self.refuse)
         self.requests.append(request)
         # As the kubelet does: the call-back comes inside the call, before its answer.
-        watch = Watch(self.plugins / request.endpoint)
+        try:
+            watch = Watch(self.plugins / request.endpoint)
+        except grpc.RpcError as error:  # the plugin has just ended
+            context.abort(grpc.StatusCode.UNKNOWN, str(error))
         self._watches.append(watch)
         watch.start()
         self.registered.put(watch)

@@ -14,6 +14,7 @@ import pytest
 import trio
 
 from agents.cgroup_events import CgroupChanges, CgroupEvents, hierarchies
+from agents.cgroup_tree import Branch, Directories
 from agents.hostfs import CGROUP, HostFs
 from lxcfs_helper.demand import WatchedDemand
 from tests.fakes.real_container import LIMITS_AVAILABLE, eventually, remove_cgroup
@@ -75,20 +76,26 @@ async def test_cgroups_that_come_and_go_are_told_at_any_depth(parent: str) -> No
 
 async def test_nothing_is_kept_of_cgroups_that_are_gone(parent: str, soak: bool) -> None:
     async with watched(parent) as events:
-        before = watches()
         for number in range(200 if soak else 20):
             directory = ROOT / parent / f"c{number}"
             directory.mkdir()
             await told(events, parent)
+            inode = directory.stat().st_ino
+            assert inode in watched_inodes()
             directory.rmdir()
             await told(events, parent)
-        assert watches() == before
+            assert inode not in watched_inodes()
 
 
-def watches() -> int:
-    """Of all inotify instances of this process."""
+def watched_inodes() -> set[int]:
+    """By all inotify instances of this process."""
     texts = [path.read_text() for path in Path("/proc/self/fdinfo").iterdir() if path.exists()]
-    return sum(line.startswith("inotify wd:") for text in texts for line in text.splitlines())
+    return {
+        int(line.split()[2].removeprefix("ino:"), 16)
+        for text in texts
+        for line in text.splitlines()
+        if line.startswith("inotify wd:")
+    }
 
 
 async def test_limits_that_others_set_are_told_and_nothing_else_that_they_write(
@@ -112,6 +119,43 @@ async def test_limits_that_others_set_are_told_and_nothing_else_that_they_write(
             child.kill()
         (ROOT / parent / "last").mkdir()
         assert await told(events, parent) == CgroupChanges(frozenset({f"/{parent}/last"}))
+
+
+async def test_when_too_much_happened_everything_is_watched_anew(parent: str) -> None:
+    name = "memory.max" if ROOT == CGROUP else "memory.limit_in_bytes"
+    files = [ROOT / parent / inner / name for inner in ("a", "b")]
+    for file in files:
+        file.parent.mkdir()
+    if not files[0].exists():
+        pytest.skip("no memory controller there")
+    most = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
+    async with watched(parent) as events:
+        gone = files[0].parent.stat().st_ino
+        for number in range(most + 10):  # the same event twice in a row would be one
+            files[number % 2].write_text(str(64 << 20))
+        files[0].parent.rmdir()
+        (ROOT / parent / "new").mkdir()
+        with trio.fail_after(5):
+            while not (changes := await events.changes()).lost:
+                pass
+        assert changes.limits("/any")
+        assert gone not in watched_inodes()
+        (ROOT / parent / "new/inner").mkdir()
+        assert (await told(events, parent)).created == {f"/{parent}/new/inner"}
+        (ROOT / parent / "new/inner").rmdir()
+
+
+async def test_a_cgroup_that_is_made_again_is_read_again(parent: str) -> None:
+    own = ROOT / parent / "own"
+    directories = Directories()
+    (directory, *_) = chain = directories.acquire(Branch(1, ROOT, f"/{parent}/own"))
+    own.mkdir()
+    assert directory.raw("cgroup.procs") == b""
+    own.rmdir()
+    assert directory.raw("cgroup.procs") is None
+    own.mkdir()
+    assert directory.raw("cgroup.procs") == b""
+    directories.release(chain)
 
 
 @pytest.fixture

@@ -35,6 +35,7 @@ from gpu_plugin import rejection, units
 from gpu_plugin.config import GpuPluginConfig
 from gpu_plugin.daemon import GpuAgent, Timing
 from gpu_plugin.driver_watch import Timing as DriverTiming
+from gpu_plugin.holders_watch import Timing as HoldersTiming
 from gpu_plugin.pod_request import Pod
 from gpu_plugin.rehearsal import Node, Outcome, Verdict
 from gpu_plugin.resources import Plan, plan
@@ -44,8 +45,8 @@ from tests.fakes.runtime import FakeRuntime
 
 SHARED, SLICES = "nodeshare/gpu-memory", "example.org/slice"
 FAST = Timing(
-    driver=DriverTiming(usage_s=0.02, pause_s=0.01, inventory_s=0.05),
-    holders_s=0.02,
+    driver=DriverTiming(usage_s=0.02, idle_s=0.02, pause_s=0.01, inventory_s=0.05),
+    holders=HoldersTiming(look_s=0.02),
     sockets_s=0.02,
 )
 LIMIT_S = 5.0

@@ -24,6 +24,7 @@ _ANSWERS = {
     "Version": "VersionResponse",
     "RunPodSandbox": "RunPodSandboxResponse",
     "CreateContainer": "ContainerId",
+    "ContainerStatus": "ContainerStatusResponse",
     "ExecSync": "ExecSyncResponse",
 }
 

@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -24,9 +26,11 @@ from agents.standin.pods import (
 )
 from fuse_mounter.agent import AGENT as MOUNTS
 from gpu_plugin.agent import AGENT as GPU_PLUGIN
+from gpu_plugin.simulated.description import SimulatedMachine
 from lxcfs_helper.agent import AGENT as VIEW
 from tests.fakes.containerd.daemon import Containerd
 from tests.fakes.containerd.runtime import ContainerdRuntime
+from tests.fakes.nvml.library import render_flat
 
 NODESHARE = [sys.executable, "-m", "agents.cli"]
 GPU = "nodeshare/gpu-memory"
@@ -41,10 +45,7 @@ node:
   cri_socket: {0}/ctd/containerd.sock
   metrics: {{address: 127.0.0.1, ports: {{gpu_plugin: 0, fuse_mounter: 0, lxcfs_helper: 0}}}}
   status: {{ports: {{gpu_plugin: 0, fuse_mounter: 0, lxcfs_helper: 0}}}}
-gpu_plugin:
-  simulate: demo
-  simulated_state: {0}/gpu-state
-  resources: [{{name: nodeshare/gpu-memory, select: {{mig: none}}, chunk: 1GiB}}]
+{1}
 fuse_mounter:
   root: {0}/mounts
   mounts: [{{name: shared, driver: passthrough, source: {0}/data, path: shared}}]
@@ -52,17 +53,35 @@ lxcfs_helper:
   inject: {{namespaces: ["jupyter*"]}}
 """
 
+_SIMULATED = """
+gpu_plugin:
+  simulate: demo
+  simulated_state: {0}/gpu-state
+  resources: [{{name: nodeshare/gpu-memory, select: {{mig: none}}, chunk: 1GiB}}]
+"""
+
+_DRIVER = """
+  host: {{dev: {0}/dev}}
+gpu_plugin:
+  container: {1}
+  resources:
+    - {{name: nodeshare/gpu-memory, select: {{mig: none}}, chunk: 1GiB}}
+    - {{name: nodeshare/mig-own, select: {{mig: ["1g.10gb"]}}, exclusive: true}}
+"""
+
 
 class Node:
-    """`agents`: the running ones by their noun."""
+    """`agents`: the running ones by their noun. Its GPUs are simulated until `driver` is called."""
 
     def __init__(self, directory: Path, cgroup: str, *, shared_pids: bool = False) -> None:
         self.directory, self._shared_pids = directory, shared_pids
-        for name in ("ctd", "data", "kubelet"):
+        for name in ("ctd", "data", "dev", "kubelet"):
             (directory / name).mkdir()
         (directory / "data/who").write_text("the mount\n")
+        self.dev = directory / "dev"
         self.config = directory / "config.yaml"
-        self.config.write_text(_CONFIG.format(directory))
+        self._write(_SIMULATED.format(directory))
+        self._environment = dict(os.environ)
         self._cgroup = cgroup
         self.containerd = Containerd(directory / "ctd", cgroup)
         self.agents: dict[str, subprocess.Popen[bytes]] = {}
@@ -73,17 +92,40 @@ class Node:
         """Everything but agents."""
         self.containerd.start()
         self.runtime = ContainerdRuntime(
-            self.containerd, self._cgroup, shared_pids=self._shared_pids
+            self.containerd, self._cgroup, shared_pids=self._shared_pids, dev=self.dev
         )
         self.kubelet = EmbeddedKubelet(self.directory / "kubelet", self.runtime)
         self.kubelet.start()
+
+    def driver(
+        self, library: Path, machine: SimulatedMachine, nodes: Mapping[str, int], container: str
+    ) -> None:
+        """Let agents that start from now on find the C library as their driver. `nodes` are the
+        device nodes of this host (others than this machine's) with their numbers; `container` is
+        the configuration's section.
+        """
+        for name, number in nodes.items():
+            os.mknod(self.dev / name, stat.S_IFCHR | 0o666, number)
+        description = self.directory / "machine"
+        description.write_text(render_flat(machine))
+        self._environment |= {
+            "LD_LIBRARY_PATH": str(library),
+            "NODESHARE_NVML_MACHINE": str(description),
+            "NODESHARE_NVML_STATE": str(self.directory / "gpu-state"),
+        }
+        self._write(_DRIVER.format(self.directory, container))
+
+    def _write(self, gpu: str) -> None:
+        self.config.write_text(_CONFIG.format(self.directory, gpu))
 
     def run(self, *nouns: str) -> None:
         """Start agents, and wait until they do their job."""
         for noun in nouns:
             with (self.directory / f"{noun}.log").open("ab") as log:
                 command = [*NODESHARE, "run", noun, "--config", str(self.config)]
-                self.agents[noun] = subprocess.Popen(command, stdout=log, stderr=log)
+                self.agents[noun] = subprocess.Popen(
+                    command, stdout=log, stderr=log, env=self._environment
+                )
         for noun in nouns:
             self.until(partial(self._ready, noun), f"{noun} is ready")
 
@@ -147,9 +189,13 @@ class Node:
         """Wait for it; show the logs when it never comes."""
         deadline = time.monotonic() + LIMIT_S
         while not condition():
-            logs = [path.read_text()[-3000:] for path in self.directory.glob("*.log")]
-            assert time.monotonic() < deadline, "\n".join([f"never happened: {what}", *logs])
+            assert time.monotonic() < deadline, f"never happened: {what}\n{self._trouble()}"
             time.sleep(0.05)
+
+    def _trouble(self) -> str:
+        pods = [f"{pod.phase.value} {pod.containers}" for pod in self.kubelet.pods()]
+        logs = [path.read_text()[-3000:] for path in self.directory.glob("*.log")]
+        return "\n".join([*pods, *logs, self.containerd.log()])
 
     def close(self) -> None:
         """Nothing stays."""

@@ -9,10 +9,12 @@ from __future__ import annotations
 import threading
 import time
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from agents.cri import CriContainers
 from agents.errors import Unavailable
+from agents.hostfs import DEV
 from agents.standin.pods import ContainerStart, RunningContainer, VolumePropagation
 from tests.fakes.containerd.cri import MESSAGES, Cri
 from tests.fakes.containerd.daemon import IMAGE, Containerd
@@ -35,11 +37,19 @@ class _Sandbox:
 
 
 class ContainerdRuntime:
-    """Thread-safe. `shared_pids`: all containers of a pod in one pid namespace."""
+    """Thread-safe. `shared_pids`: all containers of a pod in one pid namespace; `dev`: where the
+    device nodes of this host are.
+    """
 
     def __init__(
-        self, daemon: Containerd, cgroup_parent: str, *, shared_pids: bool = False
+        self,
+        daemon: Containerd,
+        cgroup_parent: str,
+        *,
+        shared_pids: bool = False,
+        dev: Path = DEV,
     ) -> None:
+        self._dev = dev
         self._cri, self._listing = Cri(daemon.socket), CriContainers(daemon.socket)
         self._parent = cgroup_parent
         self._namespaces = MESSAGES["NamespaceOption"](
@@ -75,8 +85,12 @@ class ContainerdRuntime:
         with self._lock:
             for key, container in self._running.items():
                 if container.exit_code is None and self._ids[key] not in alive:
-                    self._running[key] = replace(container, exit_code=137)
+                    self._running[key] = replace(container, exit_code=self._exit_code(key))
             return tuple(self._running.values())
+
+    def _exit_code(self, key: str) -> int:
+        answer = self._cri.call("ContainerStatus", self._message(self._ids[key]))
+        return int(answer.status.exit_code)
 
     def stop(self, container_id: str, *, grace_s: float = 0.0) -> None:
         request = MESSAGES["StopContainerRequest"](
@@ -171,7 +185,7 @@ class ContainerdRuntime:
         devices = [
             MESSAGES["Device"](
                 container_path=node.container_path,
-                host_path=str(node.host_path),
+                host_path=str(self._dev / node.host_path.relative_to(DEV)),
                 permissions=node.permissions,
             )
             for node in start.devices

@@ -19,6 +19,7 @@ from typing import Any, TypeVar, cast
 import pytest
 
 from agents.hostfs import HostFs
+from gpu_plugin import driver
 from gpu_plugin.devices import (
     Gpu,
     GpuProcess,
@@ -34,6 +35,9 @@ from gpu_plugin.driver import PynvmlDriver
 from gpu_plugin.nvml import Nvml
 
 T = TypeVar("T")
+
+#: How long a test waits for the end of a driver that waits for events.
+_EVENT_SLICE_S = 0.05
 
 
 class DriverProxy(BaseProxy):
@@ -101,6 +105,7 @@ def _open(machine: Path | None, state: Path, host: HostFs) -> PynvmlDriver:
     """
     while _opened:
         _opened.pop().close()
+    driver._EVENT_SLICE_S = _EVENT_SLICE_S
     os.environ["NODESHARE_NVML_MACHINE"] = str(machine or "/nonexistent")
     os.environ["NODESHARE_NVML_STATE"] = str(state)
     _opened.append(PynvmlDriver(host))

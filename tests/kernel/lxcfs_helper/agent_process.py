@@ -45,11 +45,20 @@ class AgentProcess:
         new.write_text(json.dumps(rows))
         new.rename(self._listing)
 
-    def start(self, *, dies_at: int | None = None) -> None:
-        """`dies_at`: it kills itself with SIGKILL before or after this effect on the system."""
+    def start(
+        self, *, dies_at: int | None = None, untold: bool = False, open_files: int | None = None
+    ) -> None:
+        """`dies_at`: it kills itself with SIGKILL before or after this effect on the system.
+        `untold`: nobody tells it what happens. `open_files`: no more than these."""
         script = Path(__file__).with_name("view_agent.py")
         argv = [sys.executable, str(script), str(self._listing), str(self.run_dir)]
-        self._process = subprocess.Popen(argv + ([] if dies_at is None else [str(dies_at)]))
+        if dies_at is not None:
+            argv += ["--dies-at", str(dies_at)]
+        if untold:
+            argv.append("--untold")
+        if open_files is not None:
+            argv = ["prlimit", f"--nofile={open_files}:{open_files}", *argv]
+        self._process = subprocess.Popen(argv)
 
     def kill(self) -> None:
         if self._process is not None:

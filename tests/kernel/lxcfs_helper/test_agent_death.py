@@ -128,7 +128,8 @@ def test_eject_after_a_death_with_everything_in_use(
     one.run("umount", "/proc/stat")
     with Path(f"/proc/{one.pid}/root/proc/meminfo").open() as kept:
         done = eject(HOST, namespaces, agent.files)
-        assert (done.problems, done.namespaces) == ((), 2)
+        # More: whatever made a mount namespace here meanwhile got copies of our mounts.
+        assert (done.problems, done.namespaces >= 2) == ((), True)
         assert "MemTotal" in kept.read(), "who has it open can go on reading"
     nested = _nested(one)
     assert nested is not None

@@ -17,6 +17,7 @@ from agents import mountinfo, processes
 from agents.hostfs import PROC, HostFs
 from agents.logs import get_logger
 from agents.mounts import LinuxMounts, Propagation
+from lxcfs_helper.compat import answering
 from lxcfs_helper.compat.keeper import Keeper, Standing
 from lxcfs_helper.compat.removal import remove
 
@@ -103,6 +104,23 @@ async def test_a_dead_root_is_mounted_again(node: Node) -> None:
         assert caught.value.errno == errno.ENOTCONN
         assert mounted(node.root) == 1
     assert node.keeper.standing.restarts == 2
+
+
+@pytest.mark.loud
+async def test_who_reads_from_a_root_that_hangs_gets_an_error(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(answering, "EVERY_S", 0.1)
+    monkeypatch.setattr(answering, "LIMIT_S", 2.0)
+    pid = await node.served()
+    node.agent(node.root)  # by now it is being watched in these times
+    await trio.sleep(0.5)
+    assert await node.served() == pid  # who answers is left alone
+    os.kill(pid, signal.SIGSTOP)
+    with trio.fail_after(LIMIT_S), pytest.raises(OSError, match=r"not connected|connection abort"):
+        await trio.to_thread.run_sync((node.root / "proc/meminfo").read_bytes)
+    await node.served(other_than=pid)
+    assert (node.root / "proc/meminfo").read_bytes()
 
 
 async def test_a_new_agent_finds_the_root_as_it_is(node: Node) -> None:

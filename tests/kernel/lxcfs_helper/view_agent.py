@@ -2,21 +2,24 @@
 """The view agent as a process of its own, told by a JSON file who runs here, not by a runtime.
 
 Run with two arguments: that file, and the agent's run directory. Everything else is the real thing.
-A third is the moment at which it dies.
+`--dies-at` is the moment at which it dies; with `--untold` the kernel tells it nothing, as a user
+who has as many inotify instances as he may have.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
 from pathlib import Path
 
 import trio
 from prometheus_client import CollectorRegistry
 
+from agents import inotify
 from agents.agent import AgentContext, Readiness, Status
 from agents.config import NodeConfig, Section
 from agents.containers import Container, Pod
+from agents.errors import Unavailable
 from agents.hostfs import HostFs
 from agents.logs import get_logger
 from agents.mounts import LinuxMounts
@@ -72,6 +75,21 @@ async def main(
         running.start(nursery)
 
 
+def no_more(self: inotify.Inotify) -> None:
+    raise Unavailable("cannot watch files", remedy="raise fs.inotify.max_user_instances")
+
+
+def options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("listing", type=Path)
+    parser.add_argument("run_dir", type=Path)
+    parser.add_argument("--dies-at", type=int)
+    parser.add_argument("--untold", action="store_true")
+    return parser.parse_args()
+
+
 if __name__ == "__main__":
-    dies_at = int(sys.argv[3]) if len(sys.argv) > 3 else None
-    trio.run(main, Path(sys.argv[1]), Path(sys.argv[2]), NamespaceHelper.start(), dies_at)
+    told = options()
+    if told.untold:
+        inotify.Inotify.__init__ = no_more  # type: ignore[method-assign]  # what the kernel says
+    trio.run(main, told.listing, told.run_dir, NamespaceHelper.start(), told.dies_at)

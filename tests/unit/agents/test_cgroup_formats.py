@@ -105,8 +105,8 @@ def test_entries_are_found_again_when_the_file_lists_others() -> None:
 
 
 def test_cpu_times() -> None:
-    usage_all = "cpu user system\n0 1000000000 500000000\n1 2000000000 0\n"
-    times = formats.cpu_times_v1(usage_all, {"nr_periods": 9, "throttled_time": 250000000})
+    usage_all = b"cpu user system\n0 1000000000 500000000\n1 2000000000 0\n"
+    times = formats.cpu_times_v1(usage_all, b"nr_periods 9\nthrottled_time 250000000\n")
     assert (times.user_s, times.system_s, times.throttled_s) == (3.0, 0.5, 0.25)
-    times = formats.cpu_times_v2({"user_usec": 3_000_000, "system_usec": 500_000}, None)
+    times = formats.cpu_times_v2(b"user_usec 3000000\nsystem_usec 500000\n", b"")
     assert (times.user_s, times.system_s, times.throttled_s, times.used_s) == (3.0, 0.5, 0.0, 3.5)

@@ -84,8 +84,8 @@ def test_all_problems_are_said_at_once() -> None:
         ("node: {metrics: {ports: {gpu_plugin: 70000}}}", "less than or equal to 65535"),
         ("node: {status: {address: 0.0.0.0}}", "can be reached from other machines"),
         ("node: {log: {level: on}}", "node.log.level: True"),
-        ("demo: {names: x}", "demo.names: 'x': input should be a valid tuple"),
-        ("demo: 0", "demo: 0: input should be a valid dictionary"),
+        ("demo: {names: x}", "demo.names: 'x': input should be a list"),
+        ("demo: 0", "demo: 0: input should be keys with values"),
         ("demo: {names: [a], names: [b]}", "the key 'names' is written twice"),
         ("[1, 2]", "the file holds list, not sections"),
         ("1: 2", "1: a section name must be text"),
@@ -106,7 +106,7 @@ def test_mistakes_are_named(text: str, expected: str) -> None:
 
 def test_a_whole_section_in_the_wrong_place_is_cut_short() -> None:
     (problem,) = problems(f"demo: {list(range(1000))}")
-    assert problem.endswith("...]: input should be a valid dictionary or instance of Demo")
+    assert problem.endswith("...]: input should be keys with values")
     assert len(problem) < 200
 
 

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +16,9 @@ from agents._pb.cri import v1_pb2, v1_pb2_grpc
 from agents.containers import Container, Pod
 from agents.cri import CriContainers, RuntimeVersion, pid_of
 from agents.errors import Unavailable
+
+#: More than the kernel ever gives out (PID_MAX_LIMIT is 2^22).
+NOBODY = 1 << 23
 
 
 class FakeCri(v1_pb2_grpc.RuntimeServiceServicer):
@@ -132,15 +136,24 @@ def test_a_container_with_its_pod(runtime: FakeCri, containers: CriContainers) -
 def test_a_pid_is_asked_once(runtime: FakeCri, containers: CriContainers) -> None:
     runtime.add("u1", "c1", {"pid": 1})
     containers.list()
-    runtime.add("u2", "c2", {"pid": 2})
-    assert [one.pid for one in containers.list()] == [1, 2]
+    runtime.add("u2", "c2", {"pid": os.getpid()})
+    assert [one.pid for one in containers.list()] == [1, os.getpid()]
     assert runtime.asked == ["c1", "c2"]
     # What is gone is forgotten, so that the memory of a long-lived agent does not grow.
     gone = runtime.containers.pop(0)
-    assert [one.pid for one in containers.list()] == [2]
+    assert [one.pid for one in containers.list()] == [os.getpid()]
     runtime.containers.append(gone)
     containers.list()
     assert runtime.asked == ["c1", "c2", "c1"]
+
+
+def test_a_container_that_is_started_again_has_another_pid(
+    runtime: FakeCri, containers: CriContainers
+) -> None:
+    runtime.add("u1", "c1", {"pid": NOBODY})
+    assert [one.pid for one in containers.list()] == [NOBODY]
+    runtime.info["c1"] = json.dumps({"pid": os.getpid()})
+    assert [one.pid for one in containers.list()] == [os.getpid()]
 
 
 def test_ended_containers_are_left_out(runtime: FakeCri, containers: CriContainers) -> None:

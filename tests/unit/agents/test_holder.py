@@ -9,7 +9,8 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,16 @@ from agents.processes import ProcessKey, identify, signal_process
 
 pytestmark = pytest.mark.processes
 LIMIT_S = 10
+
+
+@pytest.fixture(autouse=True)
+def _reaped() -> Iterator[None]:
+    """Every holder of a test ends with it, and Python complains of one that nobody reaped."""
+    yield
+    deadline = time.monotonic() + LIMIT_S
+    while holder_start._started and time.monotonic() < deadline:
+        holder_start.reap()
+        time.sleep(0.01)
 
 
 @pytest.fixture

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -111,3 +113,12 @@ def test_by_place_holds_what_at_needs() -> None:
     places = by_place(table)
     assert set(places) == {entry.mount_point for entry in table}
     assert at(places["/srv/data"], "/srv/data") == at(table, "/srv/data")
+
+
+@pytest.mark.processes
+def test_a_process_that_has_ended_has_no_mounts() -> None:
+    """Of one that nobody has reaped yet the kernel says EINVAL, of all errors."""
+    with subprocess.Popen(["true"]) as ended:
+        os.waitid(os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT)
+        with pytest.raises(ProcessLookupError):
+            read(Path("/proc"), ended.pid)

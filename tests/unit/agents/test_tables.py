@@ -42,3 +42,10 @@ def test_empty_table_says_so() -> None:
     page = render_page(agent="a", node="n", reason=None, tables=[Table("Pods", ("pod",), [])])
     assert "none" in page
     assert "class=ready" in page
+
+
+def test_a_note_of_several_lines_is_drawn_as_lines() -> None:
+    table = Table("GPUs", ("name",), [["V100"]], note="one problem\nanother")
+    assert lines([table])[3:] == ["  one problem", "  another", ""]
+    page = render_page(agent="a", node="n", reason=None, tables=[table])
+    assert "<p>one problem</p><p>another</p>" in page

@@ -91,3 +91,40 @@ def test_a_thread_leaves_a_stuck_call_behind_and_what_it_made_is_undone() -> Non
             time.sleep(0.01)
     else:
         pytest.fail("the lane stayed closed")
+
+
+def test_threads_of_a_lane_are_used_again_and_end_when_nothing_comes() -> None:
+    lane = ThreadLane("the disk", idle_s=0.05)
+    first = lane.call(threading.current_thread, timeout_s=5)
+    assert lane.call(threading.current_thread, timeout_s=5) is first
+    first.join(5)
+    assert not first.is_alive()
+    assert lane.call(threading.current_thread, timeout_s=5) is not first
+
+
+def test_callers_of_a_lane_do_not_wait_for_each_other() -> None:
+    lane, together = ThreadLane("the disk"), threading.Barrier(4)
+    callers = [
+        threading.Thread(target=lane.call, args=[lambda: together.wait(5)], kwargs={"timeout_s": 5})
+        for _ in range(3)
+    ]
+    for caller in callers:
+        caller.start()
+    together.wait(5)
+    for caller in callers:
+        caller.join(5)
+
+
+def test_many_callers_of_a_lane_whose_threads_come_and_go() -> None:
+    lane, answers = ThreadLane("the disk", idle_s=0.0005), []
+
+    def ask(number: int) -> None:
+        for step in range(200):
+            answers.append(lane.call(lambda: number * 1000 + step, timeout_s=10))  # noqa: B023 -- runs now
+
+    callers = [threading.Thread(target=ask, args=[number]) for number in range(4)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join(30)
+    assert sorted(answers) == [number * 1000 + step for number in range(4) for step in range(200)]

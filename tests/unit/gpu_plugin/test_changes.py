@@ -7,7 +7,7 @@ import pytest
 
 from agents.logs import get_logger
 from gpu_plugin.availability import keep
-from gpu_plugin.changes import say
+from gpu_plugin.changes import say, say_others
 from gpu_plugin.devices import LostGpu
 from gpu_plugin.resources import Plan, plan
 from tests.fakes.gpus import gpu, machine, rule
@@ -43,3 +43,13 @@ def test_only_what_is_new_is_said(
     assert [record.getMessage() for record in caplog.records] == expected
     if expected and expected[0] != "resource problem":
         assert caplog.records[0].__dict__["device_id"] == gpu(0).uuid
+
+
+@pytest.mark.loud
+def test_problems_of_no_plan_are_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    of_plan = [problem.text for problem in BOTH.problems]
+    assert of_plan
+    lost = "GPU 2 is lost: insufficient permissions; run as privileged"
+    say_others(get_logger(), [], [*of_plan, lost], BOTH)
+    say_others(get_logger(), [*of_plan, lost], [*of_plan, lost], BOTH)
+    assert [record.__dict__["error"] for record in caplog.records] == [lost]

@@ -218,6 +218,16 @@ def test_of_the_same_units_the_newest_admission_is_held() -> None:
     assert held_by_pods(found, {}) == set()
 
 
+def test_a_process_that_ends_meanwhile_hides_no_other_of_its_namespace(
+    processes: Processes,
+) -> None:
+    for pid in range(1, 9):
+        processes.add(pid, ["/gpu/containers/a"], namespace="shared")
+        if pid != 5:
+            (processes.proc / str(pid) / "mountinfo").unlink()
+    assert mounted_names(processes.proc, frozenset("a")) == {"a"}
+
+
 def test_one_look_per_mount_namespace(processes: Processes) -> None:
     processes.add(1, ["/gpu/containers/a"], namespace="shared")
     processes.add(2, ["/gpu/containers/b"], namespace="shared")

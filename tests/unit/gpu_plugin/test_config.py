@@ -90,7 +90,7 @@ def test_names_that_the_api_server_refuses(name: str, why: str) -> None:
         ("select: {models: []}", "matches nothing; leave the key out"),
         ("select: {mig: none, mig_ids: [2]}", "drop one of the two"),
         ("select: {count: 0}", "select.count"),
-        ("select: {uuid: [x]}", "unknown key"),
+        ("select: {uuid: [x]}", "unknown key; known are count, .*, uuids"),
         ("chunk: 0", "must be more than 0"),
         ("chunk: 1024", "is not a size"),
         ("overcommit: 0", "overcommit"),

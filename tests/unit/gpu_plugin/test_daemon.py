@@ -31,6 +31,7 @@ from gpu_plugin.config import GpuPluginConfig
 from gpu_plugin.daemon import GpuAgent, Timing, run
 from gpu_plugin.devices import Outline
 from gpu_plugin.driver_watch import Timing as DriverTiming
+from gpu_plugin.holders_watch import Timing as HoldersTiming
 from gpu_plugin.nvml import Nvml
 from gpu_plugin.simulated.description import load_machine
 from gpu_plugin.simulated.nvml import SimulatedNvml
@@ -46,15 +47,14 @@ RULES = (
 FAST = Timing(
     driver=DriverTiming(
         usage_s=0.02,
+        idle_s=0.02,
         pause_s=0.01,
         inventory_s=0.02,
         limit_s=0.3,
         reopen_s=0.02,
         longest_reopen_s=0.1,
     ),
-    holders_s=0.02,
-    cleanup_s=0.05,
-    cleanup_grace_s=0.1,
+    holders=HoldersTiming(look_s=0.02, cleanup_s=0.05, cleanup_grace_s=0.1),
 )
 
 pytestmark = pytest.mark.loud  # a simulated machine is logged as a warning

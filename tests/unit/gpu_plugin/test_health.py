@@ -43,7 +43,7 @@ def probe(health: Health, times: int = 1, problems: Mapping[Device, str] | None 
 def test_the_fault_of_a_program_flips_nothing() -> None:
     health = Health(HealthConfig())
     for code in (13, 31, 43, 45, 68, 109):
-        assert health.heard(XidEvent(V100.uuid, code), 1) is XidClass.APPLICATION
+        assert health.heard(XidEvent(V100.uuid, code, session=1)) is XidClass.APPLICATION
     assert sick(health) == []
     assert not health.wants_reopening
 
@@ -51,28 +51,28 @@ def test_the_fault_of_a_program_flips_nothing() -> None:
 @pytest.mark.parametrize("code", [79, 94, 4711])
 def test_an_error_of_a_gpu_flips_all_its_devices_and_no_other(code: int) -> None:
     health = Health(HealthConfig())
-    health.heard(XidEvent(A100.uuid, code), 1)
+    health.heard(XidEvent(A100.uuid, code, session=1))
     assert sick(health) == SLICES
     assert health.verdict(SLICES[0]) == xid_text(code)
 
 
 def test_an_error_of_a_slice_flips_that_slice() -> None:
     health = Health(HealthConfig())
-    health.heard(XidEvent(A100.uuid, 94, gpu_instance=9, compute_instance=0), 1)
+    health.heard(XidEvent(A100.uuid, 94, gpu_instance=9, compute_instance=0, session=1))
     assert [device.gpu_instance for device in sick(health)] == [9]
-    health.heard(XidEvent(A100.uuid, 94, gpu_instance=3), 1)
+    health.heard(XidEvent(A100.uuid, 94, gpu_instance=3, session=1))
     assert [device.gpu_instance for device in sick(health)] == [3, 9]
 
 
 def test_a_recoverable_error_is_over_after_clean_probes_in_a_row() -> None:
     health = Health(HealthConfig(recover_after=3))
-    health.heard(XidEvent(V100.uuid, 94), 1)
+    health.heard(XidEvent(V100.uuid, 94, session=1))
     probe(health, 2)
     assert health.verdict(DEVICES[0]) == "XID 94 (contained memory error); recovering"
     probe(health, problems={DEVICES[0]: "no answer"})
     assert health.verdict(DEVICES[0]) == "XID 94 (contained memory error)"
     probe(health, 2)
-    health.heard(XidEvent(V100.uuid, 94), 1)  # again: from the start
+    health.heard(XidEvent(V100.uuid, 94, session=1))  # again: from the start
     probe(health, 2)
     assert sick(health) == [DEVICES[0]]
     probe(health, 1)
@@ -81,7 +81,7 @@ def test_a_recoverable_error_is_over_after_clean_probes_in_a_row() -> None:
 
 def test_a_fatal_error_needs_a_new_session_that_finds_the_gpu() -> None:
     health = Health(HealthConfig(recover_after=2))
-    health.heard(XidEvent(V100.uuid, 79), 5)
+    health.heard(XidEvent(V100.uuid, 79, session=5))
     assert health.wants_reopening
     health.looked(in_session(5))
     probe(health, 10)
@@ -93,6 +93,20 @@ def test_a_fatal_error_needs_a_new_session_that_finds_the_gpu() -> None:
     assert not health.wants_reopening
     probe(health, 1)
     assert sick(health) == [DEVICES[0]]
+    probe(health, 1)
+    assert sick(health) == []
+
+
+def test_an_error_after_a_reopening_is_not_over_with_the_first_look_at_it() -> None:
+    """It was heard in the new session before anybody looked at the machine in it."""
+    health = Health(HealthConfig(recover_after=1))
+    health.looked(in_session(5))
+    health.heard(XidEvent(V100.uuid, 79, session=6))
+    health.looked(in_session(6))
+    probe(health, 2)
+    assert sick(health) == [DEVICES[0]]
+    assert health.wants_reopening
+    health.looked(in_session(7))
     probe(health, 1)
     assert sick(health) == []
 
@@ -143,7 +157,7 @@ def test_a_device_that_does_not_answer_is_sick_alone() -> None:
 
 def test_a_slice_that_is_made_anew_is_not_sick() -> None:
     health = Health(HealthConfig())
-    health.heard(XidEvent(A100.uuid, 95, gpu_instance=9, compute_instance=0), 1)
+    health.heard(XidEvent(A100.uuid, 95, gpu_instance=9, compute_instance=0, session=1))
     health.looked(in_session(1, V100, OTHER, mig_gpu(2, {2: A100_SLICES[2]})))
     health.looked(in_session(1))
     assert sick(health) == []
@@ -206,7 +220,8 @@ def test_whatever_happened_a_machine_that_is_well_becomes_healthy(
         match event:
             case ("xid", str(uuid), int(code), instance):
                 whole = uuid == V100.uuid or instance is None
-                health.heard(XidEvent(uuid, code, None if whole else int(str(instance))), session)
+                place = None if whole else int(str(instance))
+                health.heard(XidEvent(uuid, code, place, session=session))
             case ("look", set(lost), bool(reopened)):
                 session += reopened
                 there = [each for each in ALL.gpus if each.index not in lost]

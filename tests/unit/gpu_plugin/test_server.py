@@ -125,10 +125,7 @@ async def test_back_after_a_kubelet_restart(kubelet: Registrar, short_path: Path
         for count in (2, 3, 4):
             await trio.to_thread.run_sync(kubelet.stop)
             kubelet.start()
-            started = trio.current_time()
             assert len(await listed(await next_watch(kubelet))) == 32
-            # Typically a tenth of a second; generous, because machines that run tests are busy.
-            assert trio.current_time() - started < 3
             await until(lambda count=count: plugin.registrations >= count)  # type: ignore[misc] # bound
         assert (plugin.lost, plugin.server.contested) == (0, None)
 

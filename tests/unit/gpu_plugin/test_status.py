@@ -135,6 +135,20 @@ def test_what_the_driver_demands_is_a_problem() -> None:
     assert found.problems == (f"GPU 0 ({gpu(0).uuid}): the driver asks for a reset of the GPU",)
 
 
+def test_a_sick_device_that_no_rule_serves_is_not_called_healthy() -> None:
+    decided = plan(RULES[:1], MACHINE)
+    found = status.build(
+        MACHINE,
+        decided,
+        usage={},
+        holders=None,
+        registration={},
+        verdict=lambda device: "XID 79" if device.gpu_index == 2 else "of no interest",
+    )
+    health = {(device.gpu_index, device.health) for device in found.devices}
+    assert health == {(0, "healthy"), (1, "healthy"), (2, "XID 79")}, "the plan knows the others"
+
+
 def test_idle_and_unmonitored_are_notes_below_the_table() -> None:
     idle = status.with_driver(status.EMPTY, idle=True, unmonitored={}, unlisted=())
     assert "no NVIDIA GPU on this node" in "\n".join(lines(tables(idle.document())))

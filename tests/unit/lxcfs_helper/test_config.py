@@ -53,7 +53,7 @@ def test_every_key() -> None:
             "'kube_system' matches no namespace",
         ),
         ("inject: {namespace: [a]}", "inject.namespace", "known are annotation, exclude, names"),
-        ("inject: {pod_labels: [a]}", "inject.pod_labels", "a valid dictionary"),
+        ("inject: {pod_labels: [a]}", "inject.pod_labels", "keys with values"),
         ("inject: {pod_labels: {view: true}}", "inject.pod_labels.view", "a valid string"),
         ("inject: {pod_labels: {'a b': c}}", "inject.pod_labels", "'a b' is no key of a label"),
         ("inject: {pod_labels: {app: 'a b'}}", "inject.pod_labels", "app: 'a b' matches no label"),
@@ -63,6 +63,9 @@ def test_every_key() -> None:
             "such as 'app' or 'example.org/app'",
         ),
         ("poll: 2m", "poll", "120 s is out of range; write 50ms to 60s"),
+        ("compat_root: lxcfs", "compat_root", "'lxcfs' is not an absolute path"),
+        ("compat_root: /", "compat_root", "'/' is in use by all"),
+        ("compat_root: /sys/lxcfs", "compat_root", "write a directory that is only for this"),
         (
             "file: [stat]",
             "file",

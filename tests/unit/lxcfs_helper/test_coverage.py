@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import replace
@@ -18,12 +20,13 @@ from agents.containers import Container, Pod
 from agents.errors import Unavailable
 from agents.mounts import LinuxMounts
 from lxcfs_helper.config import InjectConfig, ViewConfig, ViewName
-from lxcfs_helper.coverage import ORPHAN_S, Coverage, Order, Sweep
+from lxcfs_helper.coverage import ORPHAN_S, Coverage, Order
 from lxcfs_helper.files import ViewFiles
 from lxcfs_helper.host_reading import parse_meminfo
 from lxcfs_helper.inject import Outcome, Result, Step
 from lxcfs_helper.rhythm import IDLE_S, MAX_AGE_S, READ_AGAIN_S
 from lxcfs_helper.status import status
+from lxcfs_helper.sweep import Sweep
 from tests.fakes.recorded_hosts import PID, host_fs, recorded
 
 ID = "3f1c9a5e7b2d4f60819a2b3c4d5e6f708192a3b4c5d6e7f8091a2b3c4d5e6f70"
@@ -197,7 +200,7 @@ def test_nothing_is_looked_at_before_it_is_time(world: World) -> None:
 
 def test_who_begins_to_read_gets_fresh_values_at_once(world: World) -> None:
     world.coverage.observe([CONTAINER])
-    world.coverage.refresh()
+    assert world.coverage.refresh().read == 0  # nothing of it could have been read yet
     world.now += 2
     world.use(memory=1100 << 20)
     world.coverage.read_by([ID, "unknown"])
@@ -375,6 +378,61 @@ def test_a_reused_pid_is_another_container(world: World) -> None:
     assert [*world.coverage.all()] == []
 
 
+def test_a_container_that_was_started_again_is_another_one_with_the_same_id(world: World) -> None:
+    world.coverage.observe([CONTAINER])
+    world.coverage.refresh()
+    processes = world.tree / "proc"
+    shutil.copytree(processes / str(PID), processes / "777777")
+    (processes / "777777/stat").write_text(STAT.format(start=77_000).replace(str(PID), "777777"))
+    again = replace(CONTAINER, pid=777777)
+    world.coverage.observe([again])
+    (one,) = world.coverage.all()
+    assert one.located.container == CONTAINER, "the first still runs: in doubt nothing is done"
+    world.process(start=None)
+    world.coverage.observe([again])
+    (one,) = world.coverage.all()
+    assert one.located.container == again
+    assert world.coverage.refresh().rendered == 1
+    assert shown(settle(world))
+
+
+def test_no_more_are_covered_than_files_may_be_open_and_the_rest_is_told_why(world: World) -> None:
+    host = host_fs(world.tree)
+    few = Coverage(
+        world.config, host, LinuxCgroups(host), world.files, lambda: world.now, None, most=1
+    )
+    few.observe([CONTAINER, replace(CONTAINER, id="b" * 64)])
+    assert [one.id for one in few.all()] == [ID]
+    ((container, reason),) = few.unlocated()
+    assert container.id == "b" * 64
+    assert "LimitNOFILE" in reason
+    few.close()
+
+
+def test_a_container_that_cannot_be_looked_at_stops_no_other(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.coverage.observe([CONTAINER])
+    world.coverage.refresh()
+    (one,) = world.coverage.all()
+
+    def no_memory(*_: object) -> int:
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(one, "look", no_memory)
+        patch.setattr(one, "check_limits", no_memory)
+        world.now += IDLE_S
+        world.coverage.check_limits()
+        assert world.coverage.refresh().rendered == 0
+    (row,) = rows(world, Sweep())
+    assert "Cannot allocate memory" in row["views"]["meminfo"]
+    world.now += IDLE_S
+    assert world.coverage.refresh().rendered == 1
+    (row,) = rows(world, Sweep())
+    assert "failed" not in row["views"]["meminfo"]
+
+
 def test_files_of_nobody_are_removed_after_a_while(world: World) -> None:
     world.files.write("gone", "stat", b"1\n")
     world.coverage.observe([CONTAINER])
@@ -457,3 +515,47 @@ def test_a_failed_injection_is_told_and_tried_again(world: World) -> None:
     assert one.views()["cpu"] == "failed: operation not permitted"
     (again,) = world.coverage.orders(everything=True)
     assert not again.expected
+
+
+def test_nothing_is_missed_while_the_host_cannot_be_read(world: World) -> None:
+    world.show(ViewName.MEMINFO)
+    world.coverage.observe([CONTAINER])
+    world.coverage.refresh()
+    text = (world.tree / "proc/meminfo").read_text()
+    (world.tree / "proc/meminfo").unlink()
+    world.now += IDLE_S
+    world.use(memory=1100 << 20)
+    with pytest.raises(Unavailable, match="host's own files"):
+        world.coverage.refresh()
+    (world.tree / "proc/meminfo").write_text(text)
+    assert world.coverage.next_look_s() == 0
+    assert world.coverage.refresh().rendered == 1
+    assert world.meminfo()["MemFree"] == (1792 - 1100) * 1024
+
+
+def test_what_the_host_has_left_is_shown_where_it_is_less(world: World) -> None:
+    world.show(ViewName.MEMINFO)
+    world.coverage.observe([CONTAINER])
+    world.coverage.refresh()
+    whole, meminfo = world.meminfo()["MemAvailable"], world.tree / "proc/meminfo"
+    text = meminfo.read_text()
+    for available, shown_kib in ((100, 100), (200, 200), (whole - 1, whole - 1), (1 << 40, whole)):
+        meminfo.write_text(re.sub(r"(?m)^MemAvailable: .*$", f"MemAvailable: {available} kB", text))
+        world.pass_time(IDLE_S + 1)
+        assert world.meminfo()["MemAvailable"] == shown_kib
+
+
+def test_what_did_not_move_is_not_rendered_again(world: World) -> None:
+    world.show(ViewName.MEMINFO, ViewName.LOADAVG, ViewName.DISKSTATS)
+    world.coverage.observe([CONTAINER])
+    world.coverage.refresh()
+    world.pass_time(6 * IDLE_S)
+    world.coverage.refresh()
+    views = []
+    for _ in range(4):
+        world.now += world.coverage.next_look_s()
+        views.append(world.coverage.refresh().views)
+    assert sorted(views) == [0, 0, 1, 1], "loadavg, when it is time for a sample"
+    world.now += 2 * IDLE_S
+    world.use(memory=1100 << 20)
+    assert world.coverage.refresh().views == 2, "and memory, but nothing of a disk"

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -28,14 +29,15 @@ class World:
     def __init__(self, directory: Path) -> None:
         self.root = directory
         fs = view_cases.write("v2-memory-high", directory)
-        cgroups = LinuxCgroups(fs)
-        self.reader = LoadReader(cgroups.open(cgroups.paths(PID)), fs.proc)
+        self.cgroups = LinuxCgroups(fs)
+        self.reader = LoadReader(self.cgroups.open(self.cgroups.paths(PID)), fs.proc)
         self.looked_at = 0
         self.used(1)
 
     def used(self, microseconds: int) -> None:
         text = f"usage_usec {microseconds}\nuser_usec {microseconds}\nsystem_usec 0\n"
         (self.root / CGROUP / "cpu.stat").write_text(text)
+        self.cgroups.read_anew()
 
     def threads(self, states: str, *, below: str = "", name: str = "cat") -> None:
         """One thread for each letter, numbered from 10."""
@@ -85,17 +87,17 @@ def test_of_many_threads_a_sample_stands_for_all(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world.threads("R" * 200)
-    reads: list[Path] = []
-    read_bytes: Callable[[Path], bytes] = Path.read_bytes
+    opened: list[str] = []
+    open_file: Callable[[str, int], int] = os.open
 
-    def counted(path: Path) -> bytes:
-        reads.append(path)
-        return read_bytes(path)
+    def counted(path: str, flags: int) -> int:
+        opened.append(str(path))
+        return open_file(path, flags)
 
-    monkeypatch.setattr(Path, "read_bytes", counted)
+    monkeypatch.setattr(os, "open", counted)
     load = world.reader.read(LoadAccount(), 100.0)
     assert (load.running, load.threads) == (200, 200)
-    assert sum(path.name == "stat" for path in reads) == MOST_THREADS
+    assert sum(path.endswith("/stat") for path in opened) == MOST_THREADS
 
 
 def test_threads_that_end_meanwhile_do_no_harm(world: World) -> None:

@@ -9,9 +9,9 @@ from prometheus_client import CollectorRegistry
 
 from agents import tables
 from lxcfs_helper.agent import AGENT
-from lxcfs_helper.coverage import Sweep
 from lxcfs_helper.inject import Outcome, Result, Step
 from lxcfs_helper.metrics import Counters, collector
+from lxcfs_helper.sweep import Sweep
 
 
 def row(pod: str, **views: str) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import pytest
 from agents.cgroups import LinuxCgroups
 from agents.errors import Unavailable
 from agents.hostfs import PROC, SYS, HostFs
+from lxcfs_helper import host_reading
 from lxcfs_helper.facts import LoadAccount
 from lxcfs_helper.host_reading import HostReader
 from lxcfs_helper.reading import ContainerReader
@@ -122,3 +123,18 @@ def test_a_host_without_disks_or_meminfo(fs: HostFs, tmp_path: Path) -> None:
     (tmp_path / "proc/meminfo").write_text("nonsense\n")
     with pytest.raises(Unavailable, match="host's own files"):
         HostReader(fs).read()
+
+
+def test_the_boot_time_follows_a_clock_that_is_set(
+    fs: HostFs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    apart_s = 1000.0
+    monkeypatch.setattr(host_reading, "_clocks_apart_s", lambda: apart_s)
+    one = HostReader(fs)
+    before = one.read().boot_time
+    text = (fs.proc / "stat").read_text()
+    (fs.proc / "stat").write_text(text.replace(f"btime {before}", f"btime {before + 3600}"))
+    apart_s += 0.1
+    assert one.read().boot_time == before, "not read again"
+    apart_s += 3600
+    assert one.read().boot_time == before + 3600

@@ -375,7 +375,7 @@ def test_a_slow_call_delays_no_other(demo: Bench, open_nvml: OpenNvml) -> None:
     nvml = open_nvml(demo)
     uuid = demo.uuids[0]
     nvml.machine()
-    demo.state.slow(MEMORY_V2, 1000)
+    demo.state.slow(MEMORY_V2, 300)
     with ThreadPoolExecutor(1) as pool:
         started = time.monotonic()
         slow = pool.submit(nvml.memory, uuid)
@@ -383,11 +383,12 @@ def test_a_slow_call_delays_no_other(demo: Bench, open_nvml: OpenNvml) -> None:
         assert nvml.processes(uuid) == ()
         assert not slow.done()
         assert slow.result(timeout=10).used == 0
-        assert time.monotonic() - started >= 1
+        assert time.monotonic() - started >= 0.3
+    demo.state.slow(MEMORY_V2, 10_000)
     demo.state.slow(MEMORY_V2, 0)
     started = time.monotonic()
     assert nvml.memory(uuid).used == 0
-    assert time.monotonic() - started < 1
+    assert time.monotonic() - started < 10
 
 
 @pytest.mark.parametrize("word", [*DEMANDS, "nothing"])
@@ -492,11 +493,11 @@ def test_a_waiter_is_woken(demo: Bench, open_nvml: OpenNvml) -> None:
 def test_waiting_ends_with_the_time_and_with_close(demo: Bench, open_nvml: OpenNvml) -> None:
     nvml = open_nvml(demo)
     started = time.monotonic()
-    assert nvml.wait_event(0.3) is None
-    assert 0.3 <= time.monotonic() - started < 10
+    assert nvml.wait_event(0.1) is None
+    assert 0.1 <= time.monotonic() - started < 10
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(nvml.wait_event, 60)
-        threading.Event().wait(0.2)
+        threading.Event().wait(0.05)
         nvml.close()
         assert waiting.result(timeout=10) is None
     for question in (nvml.machine, lambda: nvml.wait_event(1)):
@@ -548,12 +549,12 @@ def test_an_event_that_waits_outlives_its_session(demo: Bench, open_nvml: OpenNv
     assert nvml.wait_event(0) is None
     for code in (94, 79):
         demo.state.xid(demo.uuids[0], code)
+    former = nvml.outline().session
     nvml.reopen()
-    nvml.machine()
-    assert [nvml.wait_event(1) for _ in range(2)] == [
-        XidEvent(demo.uuids[0], 94),
-        XidEvent(demo.uuids[0], 79),
-    ]
+    assert nvml.machine().session > former
+    told = [nvml.wait_event(1) for _ in range(2)]
+    assert told == [XidEvent(demo.uuids[0], 94), XidEvent(demo.uuids[0], 79)]
+    assert [event.session for event in told if event] == [former, former]
     assert nvml.wait_event(0) is None
 
 
@@ -567,7 +568,9 @@ def test_events_are_heard_again_after_the_driver_was_opened_anew(
         nvml.machine()
         assert nvml.wait_event(0) is None
         demo.state.xid(demo.uuids[0], 79)
-        assert nvml.wait_event(5) == XidEvent(demo.uuids[0], 79)
+        event = nvml.wait_event(5)
+        assert event == XidEvent(demo.uuids[0], 79)
+        assert event.session == nvml.outline().session
 
 
 # --- memory limits ------------------------------------------------------------------------------

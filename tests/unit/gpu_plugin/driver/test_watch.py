@@ -28,9 +28,10 @@ pytestmark = [pytest.mark.processes, pytest.mark.loud]
 
 FAST = Timing(
     usage_s=0.02,
+    idle_s=0.02,
     pause_s=0.01,
     inventory_s=0.05,
-    limit_s=0.8,
+    limit_s=0.4,
     reopen_s=0.05,
     longest_reopen_s=0.2,
     listen_again_s=0.05,
@@ -141,7 +142,7 @@ async def test_an_event_of_a_slice_is_told_of_the_slice(demo: Bench, driver: Nvm
 async def test_a_gpu_that_hangs_is_sick_alone(demo: Bench, driver: Nvml) -> None:
     hanging, other = demo.uuids[:2]
     async with listening(driver, demo.host) as watched:
-        demo.state.hang(hanging, 1200)
+        demo.state.hang(hanging, 600)
         await watched.until(lambda: hanging in watched.lost() or hanging in watched.sick())
         demo.state.xid(other, 94)
         await watched.until(lambda: other in watched.sick())
@@ -149,7 +150,7 @@ async def test_a_gpu_that_hangs_is_sick_alone(demo: Bench, driver: Nvml) -> None
         assert watched.watch.problem is None
         assert watched.metric("nvml_errors_total", call="timeout") >= 1
         reason = watched.lost().get(hanging) or watched.sick()[hanging]
-        assert reason.endswith("the driver has not answered for it within 0.8 s")
+        assert reason.endswith("the driver has not answered for it within 0.4 s")
         demo.state.hang(hanging, 0)
         await watched.until(lambda: not watched.lost() and not watched.sick())
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A FUSE mount whose server takes every request and answers none: who looks into it waits, and
+"""FUSE mounts whose server takes every request and answers none: who looks into them waits, and
 SIGKILL does not help."""
 
 from __future__ import annotations
@@ -13,59 +13,68 @@ import threading
 _IN, _OUT = struct.Struct("<IIQQIIII"), struct.Struct("<IiQ")
 _INIT = 26
 _INIT_OUT = struct.Struct("<IIIIHHI40x")
-_PROGRAM = (
-    "import ctypes, os, sys\n"
-    "libc = ctypes.CDLL(None, use_errno=True)\n"
-    "data = f'fd={sys.argv[2]},rootmode=40000,user_id=0,group_id=0,allow_other'.encode()\n"
-    "if libc.mount(b'hanging', sys.argv[1].encode(), b'fuse', 0, data):\n"
-    "    sys.exit(os.strerror(ctypes.get_errno()))\n"
-)
+#: Several at once: a program that starts may look into the first, and then would wait there.
+_PROGRAM = """
+import ctypes, os, sys
+libc = ctypes.CDLL(None, use_errno=True)
+for path, device in zip(sys.argv[1::2], sys.argv[2::2]):
+    data = f"fd={device},rootmode=40000,user_id=0,group_id=0,allow_other".encode()
+    if libc.mount(b"hanging", path.encode(), b"fuse", 0, data):
+        sys.stderr.write(os.strerror(ctypes.get_errno()))
+        os._exit(1)
+os._exit(0)
+"""
 
 
-class HangingMount:
-    """At a path in the mount namespace of a process. Everybody who waits is let go at the end."""
+class HangingMounts:
+    """At paths in the mount namespace of a process. Everybody who waits is let go at the end."""
 
-    def __init__(self, pid: int, path: str) -> None:
-        self._device = os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)
+    def __init__(self, pid: int, *paths: str) -> None:
+        self._devices = [os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC) for _ in paths]
         self._stop = threading.Event()
-        enter = ["nsenter", "-t", str(pid), "-m"]
+        words = [word for pair in zip(paths, map(str, self._devices), strict=True) for word in pair]
         done = subprocess.run(
-            [*enter, "/usr/bin/python3", "-c", _PROGRAM, path, str(self._device)],
-            pass_fds=(self._device,),
+            ["nsenter", "-t", str(pid), "-m", "/usr/bin/python3", "-c", _PROGRAM, *words],
+            pass_fds=self._devices,
             capture_output=True,
             text=True,
             timeout=20,
             check=False,
         )
         assert done.returncode == 0, done.stderr
-        #: Set when the first request was taken after the mount itself was answered.
+        #: Set when the first request was taken after the mounts themselves were answered.
         self.taken = threading.Event()
         self._thread = threading.Thread(target=self._take)
         self._thread.start()
 
-    def __enter__(self) -> HangingMount:
+    def __enter__(self) -> HangingMounts:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         self._thread.join(timeout=10)
-        os.close(self._device)  # ends the connection: waiters get ENOTCONN
+        for device in self._devices:
+            os.close(device)  # ends the connection: waiters get ENOTCONN
 
     def _take(self) -> None:
         poller = select.poll()
-        poller.register(self._device, select.POLLIN)
+        for device in self._devices:
+            poller.register(device, select.POLLIN)
         while not self._stop.is_set():
-            if not poller.poll(50):
-                continue
-            try:
-                request = os.read(self._device, 1 << 17)
-            except OSError:  # unmounted
-                return
-            _, opcode, unique = _IN.unpack_from(request)[:3]
-            if opcode == _INIT:
-                major, minor, ahead = struct.unpack_from("<III", request, _IN.size)
-                answer = _INIT_OUT.pack(major, min(minor, 31), ahead, 0, 12, 9, 1 << 16)
-                header = _OUT.pack(_OUT.size + len(answer), 0, unique)
-                os.write(self._device, header + answer)
-            else:
-                self.taken.set()
+            for device, _ in poller.poll(50):
+                self._answer(device, poller)
+
+    def _answer(self, device: int, poller: select.poll) -> None:
+        try:
+            request = os.read(device, 1 << 17)
+        except OSError:  # unmounted
+            poller.unregister(device)
+            return
+        _, opcode, unique = _IN.unpack_from(request)[:3]
+        if opcode == _INIT:
+            major, minor, ahead = struct.unpack_from("<III", request, _IN.size)
+            answer = _INIT_OUT.pack(major, min(minor, 31), ahead, 0, 12, 9, 1 << 16)
+            header = _OUT.pack(_OUT.size + len(answer), 0, unique)
+            os.write(device, header + answer)
+        else:
+            self.taken.set()

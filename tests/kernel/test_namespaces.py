@@ -21,7 +21,7 @@ from agents.errors import Unavailable
 from agents.hostfs import PROC
 from agents.mounts import INERT, LinuxMounts, Propagation
 from agents.namespaces import NamespaceHelper, NoAnswer
-from tests.fakes.hanging_mount import HangingMount
+from tests.fakes.hanging_mount import HangingMounts
 
 
 @pytest.fixture
@@ -273,7 +273,7 @@ def test_a_file_system_that_never_answers_holds_up_its_own_namespace_alone(
     others = os.pidfd_open(other.pid)
     try:
         eventually(lambda: Path(f"/proc/{other.pid}/comm").read_text() == "sleep\n")
-        with HangingMount(pid_of(pidfd), str(trap)) as hanging:
+        with HangingMounts(pid_of(pidfd), str(trap)) as hanging:
             with ThreadPoolExecutor(1) as pool:
                 waiting = pool.submit(helper.attach, pidfd, detached("one"), trap / "a/b")
                 assert hanging.taken.wait(timeout=10), "it is held up in the kernel"

@@ -13,7 +13,7 @@ import pytest
 
 from agents import mountinfo
 from agents.hostfs import HostFs
-from tests.fakes.hanging_mount import HangingMount
+from tests.fakes.hanging_mount import HangingMounts
 from tests.fakes.real_container import LIMITS_AVAILABLE, eventually
 from tests.fakes.runc_container import Kind, RuncContainer
 from tests.kernel.lxcfs_helper.agent_process import (
@@ -136,14 +136,13 @@ def test_one_whose_files_never_answer(
     neighbour: RuncContainer, agent: AgentProcess, make: Make
 ) -> None:
     bad = make("bad", Kind.PRIVILEGED)
-    with HangingMount(bad.pid, "/proc") as proc, HangingMount(bad.pid, "/sys") as sys:
+    with HangingMounts(bad.pid, "/proc", "/sys") as mounts:
         agent.list_containers(neighbour, bad)
         good = make("good")
         agent.list_containers(bad, neighbour, good)
         eventually(covered(good), "one that comes later is covered")
         assert attached(bad) == []
-        assert not proc.taken.is_set(), "nobody looked there"
-        assert not sys.taken.is_set()
+        assert not mounts.taken.is_set(), "nobody looked there"
 
 
 def test_one_that_is_frozen_or_stopped_while_it_is_covered(

@@ -85,7 +85,7 @@ def _explained(verdicts: Sequence[Verdict]) -> Iterator[str]:
             said.setdefault(why, []).append(verdict.pod.name)
     for why, names in said.items():
         few = ", ".join(names) if len(names) <= _FEW else f"{names[0]} … {names[-1]} ({len(names)})"
-        yield f"{few} {why}"
+        yield f"{few}: {why}"
 
 
 def _left(decided: Plan, node: Node, titles: dict[str, str]) -> Iterator[tuple[str, ...]]:

@@ -110,8 +110,8 @@ def test_the_command_says_it_in_tables_and_as_json(
     shown = capsys.readouterr().out
     assert "SIMULATED" in shown
     assert "GPU 1: 20" in shown
-    assert "pod-3 rejected: Pod was rejected" in shown
-    assert "pod-4 waits: 0/1 nodes" in shown
+    assert "pod-3: rejected: Pod was rejected" in shown
+    assert "pod-4: waits: 0/1 nodes" in shown
     assert "problem: nodeshare/none matches no device" in shown
     assert run(*words, "--json") == 0
     document = json.loads(capsys.readouterr().out)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import gzip
 import lzma
 import os
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -33,7 +34,9 @@ _UNPACKED: Mapping[str, Callable[[bytes], bytes]] = {
     ".gz": gzip.decompress,
 }
 
-#: The root is the machine's files; /proc, /sys, /dev, /run and /tmp are the guest's own.
+_HERE = shlex.quote(f"/root{_REPOSITORY}")
+#: The root is the machine's files; /proc, /sys, /dev, /run and /tmp are the guest's own, with this
+#: repository in them if it is there.
 _INIT = f"""#!/bin/busybox sh
 export PATH={PATH}
 busybox mount -t proc proc /proc
@@ -46,7 +49,9 @@ mount -t devpts devpts /dev/pts
 for module in $(cat /modules/order); do insmod /modules/$module; done
 mount -t virtiofs -o ro host /root || poweroff -f
 for directory in proc sys dev; do mount --move /$directory /root/$directory; done
+mkdir /kept && mount --bind {_HERE} /kept
 for directory in tmp run var/tmp; do mount -t tmpfs -o mode=1777 tmpfs /root/$directory; done
+if [ -e {_HERE} ]; then umount /kept; else mkdir -p {_HERE} && mount --move /kept {_HERE}; fi
 mount -t cgroup2 -o nsdelegate cgroup2 /root/sys/fs/cgroup
 cd /root/sys/fs/cgroup
 for one in $(cat cgroup.controllers); do echo +$one >cgroup.subtree_control; done

@@ -4,7 +4,7 @@
 Containers of the stand-in, the agent as a process. A container is started when its program runs; it
 is covered when its mount table shows the first file of ours. A limit is shown when the file says
 so; what is read is this process's view of the same file. The age of what a reader sees is the time
-since the file was written, as the reader in the container finds it.
+since the file was written, as a reader in the container finds it who uses memory.
 """
 
 from __future__ import annotations
@@ -23,12 +23,14 @@ from tests.bench.measure import Context, Row, at_most, median, once, quantile
 from tests.bench.workplace import RunningAgent, Workplace, cpu_s, needs_kernel, workplace
 
 _PYTHON = "/usr/bin/python3"
-#: Sees how old meminfo gets, read every 50 ms; the first two seconds do not count.
+#: Sees how old meminfo gets, read every 50 ms; the first two seconds do not count. A file is not
+#: written again while what it says is true, so it uses more and less memory all the time.
 _AGES = """
-import os, sys, time
+import os, random, sys, time
 end, oldest = time.time() + float(sys.argv[1]), 0
 begin = time.time() + 2
 while (now := time.time()) < end:
+    used = b"x" * random.randrange(1 << 20, 16 << 20)
     with open("/proc/meminfo") as file:
         file.read()
         if now > begin:

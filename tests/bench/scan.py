@@ -24,8 +24,8 @@ from gpu_plugin.inventory import devices_of
 from gpu_plugin.simulated.description import load_machine
 from tests.bench.measure import Context, Figure, Row, at_most, median
 from tests.bench.workplace import Workplace, needs, python, workplace
-from tests.fakes.nvml.library import build
 from tests.fakes.nvml.machines import lay_out
+from tests.fakes.nvml.shared_object import build
 
 _MACHINE = "h100x8"
 _FEW, _MANY = 25, 100

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -71,8 +70,8 @@ class Node:
 
 @pytest.fixture
 def node(tmp_path: Path) -> Iterator[Node]:
-    if os.geteuid() or not HostFs().fuse_device.exists():
-        pytest.skip("needs root and a FUSE device")
+    if not HostFs().fuse_device.exists():
+        pytest.skip("no FUSE device here: modprobe fuse")
     node = Node(tmp_path)
     try:
         yield node

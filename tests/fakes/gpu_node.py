@@ -25,7 +25,7 @@ from agents.standin.kubelet import EmbeddedKubelet, PodStatus
 from agents.standin.pods import ContainerSpec, PodSpec
 from gpu_plugin.simulated.description import SimulatedMachine, load_machine
 from gpu_plugin.simulated.state import SimulatedState
-from tests.fakes.nvml.library import render_flat
+from tests.fakes.nvml.shared_object import render_flat
 from tests.fakes.runtime import FakeRuntime
 
 SHARED, SMALL = "nodeshare/gpu-memory", "nodeshare/mig-1g.10gb"

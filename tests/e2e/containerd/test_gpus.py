@@ -18,7 +18,7 @@ from gpu_plugin.cleanup import Cleaner
 from gpu_plugin.identity import Allocations
 from gpu_plugin.simulated.description import load_machine
 from tests.fakes.containerd.node import GPU, Node
-from tests.fakes.nvml.library import build
+from tests.fakes.nvml.shared_object import build
 
 SLICE = "nodeshare/mig-own"
 MACHINE = load_machine("demo")

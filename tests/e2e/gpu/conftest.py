@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.fakes.gpu_node import Node, gpu_node
-from tests.fakes.nvml.library import build
+from tests.fakes.nvml.shared_object import build
 
 
 @pytest.fixture

@@ -30,7 +30,7 @@ from gpu_plugin.simulated.description import SimulatedMachine
 from lxcfs_helper.agent import AGENT as VIEW
 from tests.fakes.containerd.daemon import Containerd
 from tests.fakes.containerd.runtime import ContainerdRuntime
-from tests.fakes.nvml.library import render_flat
+from tests.fakes.nvml.shared_object import render_flat
 
 NODESHARE = [sys.executable, "-m", "agents.cli"]
 GPU = "nodeshare/gpu-memory"

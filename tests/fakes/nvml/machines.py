@@ -11,7 +11,7 @@ from agents.hostfs import HostFs
 from gpu_plugin.nvml import Nvml
 from gpu_plugin.simulated.description import SimulatedMachine
 from gpu_plugin.simulated.state import SimulatedState
-from tests.fakes.nvml.library import render_flat
+from tests.fakes.nvml.shared_object import render_flat
 
 
 @dataclass(frozen=True, slots=True)

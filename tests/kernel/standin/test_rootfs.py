@@ -215,8 +215,7 @@ def test_its_own_cgroup_is_shown_and_cannot_be_changed(
 
 def test_a_root_of_busybox(directory: Path, cgroup_parent: str, host: HostFs) -> None:
     binary = shutil.which("busybox")
-    if binary is None:
-        pytest.skip("no busybox")
+    assert binary is not None, "install busybox-static"
     runner = ContainerRunner(directory, cgroup_parent, host, busybox=Path(binary))
     try:
         running = runner.start(container())

@@ -13,9 +13,9 @@ import pytest
 from gpu_plugin.nvml import Nvml
 from gpu_plugin.simulated.description import SimulatedMachine, known_machines, load_machine
 from gpu_plugin.simulated.nvml import SimulatedNvml
-from tests.fakes.nvml.library import Variant, build
 from tests.fakes.nvml.machines import Bench, OpenNvml, lay_out
 from tests.fakes.nvml.remote import DriverProcess, driver_process
+from tests.fakes.nvml.shared_object import Variant, build
 
 #: What no shipped machine has: gaps in the numbering, an instance that is cut further.
 ODD_MACHINE = """

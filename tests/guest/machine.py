@@ -87,6 +87,9 @@ class Machine:
         """Its memory is all that there is of it: nothing has to be saved."""
         self._stop()
         self._port.close()
+        # Qemu's own virtiofsd leaves this behind when it is killed.
+        name = str(self._directory / "files").replace("/", ".")
+        Path(f"/run/virtiofsd/{name}.pid").unlink(missing_ok=True)
         shutil.rmtree(self._directory, ignore_errors=True)
 
     def _start(self, accelerator: str) -> None:

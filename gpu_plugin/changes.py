@@ -5,7 +5,7 @@ nothing.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 from agents.logs import Logger
 from gpu_plugin.resources import Plan
@@ -26,6 +26,14 @@ def say_others(log: Logger, before: Collection[str], now: Collection[str], plan:
     for text in now:
         if text not in known:
             log.warning("problem", error=text)
+
+
+def say_unheard(log: Logger, before: Mapping[str, str], now: Mapping[str, str]) -> None:
+    """GPUs whose XID events nobody hears any more, and those of which they are heard again."""
+    for uuid in now.keys() - before.keys():
+        log.warning("events not heard", device_id=uuid, error=now[uuid])
+    for uuid in before.keys() - now.keys():
+        log.info("events heard", device_id=uuid)
 
 
 def _say_devices(log: Logger, before: Plan, now: Plan) -> None:

@@ -117,3 +117,9 @@ class ContainerConfig(Section):
         if "cdi_kind" in self.model_fields_set and self.device_list is not DeviceList.CDI:
             raise ValueError("cdi_kind means something with device_list: cdi only; drop one of two")
         return self
+
+
+def resource_prefix(resource: str) -> str:
+    """`nodeshare/mig-1g.10gb` to `NODESHARE_RESOURCE_MIG_1G_10GB`."""
+    name = resource.rpartition("/")[2]
+    return "NODESHARE_RESOURCE_" + re.sub(r"[^A-Z0-9]", "_", name.upper())

@@ -8,11 +8,9 @@ Unit ids never go into a variable: Linux ends one at 128 KiB.
 
 from __future__ import annotations
 
-import re
-
 from agents import hostfs
 from gpu_plugin.allocation import Share
-from gpu_plugin.container_config import Alias, ContainerConfig, DeviceList
+from gpu_plugin.container_config import Alias, ContainerConfig, DeviceList, resource_prefix
 from gpu_plugin.hints import hints
 
 _MIB = 1 << 20
@@ -45,12 +43,6 @@ def own(share: Share) -> dict[str, str]:
         f"{prefix}_UNITS": str(share.units),
         f"{prefix}_MEMORY_BYTES": str(share.memory),
     }
-
-
-def resource_prefix(resource: str) -> str:
-    """`nodeshare/mig-1g.10gb` to `NODESHARE_RESOURCE_MIG_1G_10GB`."""
-    name = resource.rpartition("/")[2]
-    return "NODESHARE_RESOURCE_" + re.sub(r"[^A-Z0-9]", "_", name.upper())
 
 
 def visible_devices(share: Share, told: DeviceList) -> str:

@@ -241,6 +241,7 @@ class GpuAgent:
         changes.say_others(
             self._log, self._status.value.problems, found.problems, self._planner.plan
         )
+        changes.say_unheard(self._log, self._status.value.unmonitored, found.unmonitored)
         if found != self._status.value or not self._context.status.value:
             self._status.set(found)
             self._context.status.set(found.document())

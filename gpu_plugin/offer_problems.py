@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from gpu_plugin import budget
 from gpu_plugin.config import ResourceRule, check_resource_name
+from gpu_plugin.container_config import resource_prefix
 from gpu_plugin.inventory import Device
 from gpu_plugin.selection import Problem
 
@@ -32,6 +33,24 @@ def bad_name(name: str, devices: Sequence[Device]) -> Problem | None:
         served = f"; nobody serves {lost}" if lost else ""
         return Problem(name, f"{name} is not offered: {error}{served}", _uuids(devices))
     return None
+
+
+def same_variables(names: Sequence[str]) -> list[Problem]:
+    """Resources whose variables have one name: of two in one container the kubelet keeps the first
+    value, and nobody can tell whose it is."""
+    by_prefix: dict[str, list[str]] = {}
+    for name in names:
+        by_prefix.setdefault(resource_prefix(name), []).append(name)
+    return [
+        Problem(
+            None,
+            f"{' and '.join(alike)} have the same variables, {prefix}_…: in a container that asks "
+            "for both, only the first one's are there; rename one of them",
+            (),
+        )
+        for prefix, alike in by_prefix.items()
+        if len(alike) > 1
+    ]
 
 
 def too_small(resource: Resource, rule: ResourceRule, devices: Sequence[Device]) -> list[Problem]:

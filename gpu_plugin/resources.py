@@ -165,6 +165,7 @@ def plan(
         for gpu in without_devices(machine)
     ]
     problems += assignment.problems
+    problems += offer_problems.same_variables([name for rule in rules for name in rule.sizes])
     resources: list[Resource] = []
     for rule in rules:
         mine = assignment.devices[rule.name]

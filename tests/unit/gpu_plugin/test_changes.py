@@ -7,7 +7,7 @@ import pytest
 
 from agents.logs import get_logger
 from gpu_plugin.availability import keep
-from gpu_plugin.changes import say, say_others
+from gpu_plugin.changes import say, say_others, say_unheard
 from gpu_plugin.devices import LostGpu
 from gpu_plugin.resources import Plan, plan
 from tests.fakes.gpus import gpu, machine, rule
@@ -53,3 +53,14 @@ def test_problems_of_no_plan_are_said_once(caplog: pytest.LogCaptureFixture) -> 
     say_others(get_logger(), [], [*of_plan, lost], BOTH)
     say_others(get_logger(), [*of_plan, lost], [*of_plan, lost], BOTH)
     assert [record.__dict__["error"] for record in caplog.records] == [lost]
+
+
+@pytest.mark.loud
+def test_a_gpu_that_nobody_listens_to_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    deaf = {"GPU-a": "events are not supported"}
+    for before, now in (({}, deaf), (deaf, deaf), (deaf, {})):
+        say_unheard(get_logger(), before, now)
+    said = [(record.getMessage(), record.__dict__["device_id"]) for record in caplog.records]
+    assert said == [("events not heard", "GPU-a"), ("events heard", "GPU-a")]
+    assert caplog.records[0].__dict__["error"] == "events are not supported"

@@ -13,9 +13,8 @@ from hypothesis import strategies as st
 from agents.errors import ConfigError
 from gpu_plugin import units
 from gpu_plugin.allocation import Share, SharedDevice, share_of
-from gpu_plugin.container_config import ContainerConfig
+from gpu_plugin.container_config import ContainerConfig, resource_prefix
 from gpu_plugin.container_edits import ContainerEdits, DeviceNode, Mount, edits
-from gpu_plugin.container_environment import resource_prefix
 from gpu_plugin.hints import pool_fraction
 from gpu_plugin.placement import check
 from gpu_plugin.resources import Resource, plan

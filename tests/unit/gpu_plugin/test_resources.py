@@ -59,6 +59,17 @@ def test_a_mig_gpu_without_slices_is_named() -> None:
     assert len(found.resources[0].devices) == 1
 
 
+def test_resources_whose_variables_would_be_the_same_are_named() -> None:
+    alike = [rule(name="a.org/gpu-big", select={"indices": [0]}), rule(name="b.org/gpu_big")]
+    problems = [problem.text for problem in plan(alike, machine(gpu(0))).problems]
+    (told,) = [text for text in problems if "the same variables" in text]
+    assert "a.org/gpu-big and b.org/gpu_big have the same variables" in told
+    assert "NODESHARE_RESOURCE_GPU_BIG_…" in told
+    other = [rule(name="a.org/gpu-big", select={"indices": [0]}), rule(name="b.org/gpu-small")]
+    told_of_others = [problem.text for problem in plan(other, machine(gpu(0))).problems]
+    assert not any("the same variables" in text for text in told_of_others)
+
+
 # -- the message
 
 

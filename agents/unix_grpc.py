@@ -81,7 +81,9 @@ def listen(server: grpc.Server, socket: Path) -> None:
 def unavailable(what: str, socket: Path, error: grpc.RpcError) -> Unavailable:
     """The failed call as an error that a person can act on."""
     code, details = status(error)
-    text = f"{what} at {str(socket)!r} answered {code.name}: {details}"
+    # Of a connection that fails gRPC tells the whole way there; the reason comes last.
+    said = details.rpartition(" error: ")[2]
+    text = f"{what} at {str(socket)!r} answered {code.name}: {said}"
     return Unavailable(text, remedy=_REMEDIES.get(code))
 
 
@@ -96,7 +98,8 @@ def status(error: grpc.RpcError) -> tuple[grpc.StatusCode, str]:
 
 
 _REMEDIES = {
-    grpc.StatusCode.UNAVAILABLE: "look whether it runs and whether the socket is mounted",
+    grpc.StatusCode.UNAVAILABLE: "look whether it runs, whether the socket is mounted, and "
+    "whether the configuration (node) names the right one",
     grpc.StatusCode.UNIMPLEMENTED: "look whether the socket is the right one",
     grpc.StatusCode.RESOURCE_EXHAUSTED: "ask less often",
     grpc.StatusCode.PERMISSION_DENIED: "look whether this process may use the socket",

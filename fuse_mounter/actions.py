@@ -22,7 +22,7 @@ from agents.threads import Worker
 from fuse_mounter import plan
 from fuse_mounter.config import MounterConfig
 from fuse_mounter.drivers.base import MountBase
-from fuse_mounter.drivers.registry import driver_of
+from fuse_mounter.drivers.registry import DRIVERS, driver_of
 from fuse_mounter.look import Looker
 from fuse_mounter.observed import Health, Observation
 from fuse_mounter.places import (
@@ -105,7 +105,7 @@ class Performer:
             else:
                 await self._stage(mount, staging)
         except BaseException:
-            self._publisher.clear_staging(name)
+            self._clear(name)
             raise
 
     async def _start_client(self, mount: MountBase, staging: Path, holder: Holder) -> None:
@@ -160,7 +160,15 @@ class Performer:
         await situation.holder.signal(step.client, Signals.SIGTERM)
 
     async def _retire(self, step: plan.Retire, _: Situation) -> None:
-        self._publisher.clear_staging(step.staging)
+        self._clear(step.staging)
+
+    def _clear(self, staging: str) -> None:
+        """The place, and what was written for its client. Its driver may not be configured any
+        more."""
+        self._publisher.clear_staging(staging)
+        place = self._publisher.staging(staging)
+        for path in (path for driver in DRIVERS.values() for path in driver.written(place)):
+            path.unlink(missing_ok=True)
 
     async def _forget(self, step: plan.Forget, situation: Situation) -> None:
         await situation.holder.forget(step.client)

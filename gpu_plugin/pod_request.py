@@ -11,7 +11,7 @@ from agents.errors import ConfigError
 
 #: More than any node runs; a typing error would else keep the command busy for minutes.
 MOST_PODS = 10_000
-_REPEATED = re.compile(r"(.+?)\*(\d{1,9})")
+_REPEATED = re.compile(r"(.+?)\*(\d{1,18})")
 _SIZE = re.compile(r"\d{1,9}")
 
 

@@ -39,6 +39,8 @@ def _tables(status: Status) -> Sequence[Table]:
     ]
     columns = ("pod", "container", "CPUs", "memory", "used", "views")
     note = "" if rows else "no container runs here"
+    if status.get("ready") is False:  # then nobody knows
+        note = str(status.get("reason") or "")
     views = Table("Views", columns, rows, note, measured=frozenset({"used"}))
     root = status.get("compat_root", {})
     return (views, _root(root)) if root.get("path") else (views,)

@@ -99,6 +99,9 @@ class Driver(Protocol, Generic[M]):
     def launch(self, mount: M, staging: Path, host: HostFs) -> Launch:
         """The client that mounts at `staging`."""
 
+    def written(self, staging: Path) -> tuple[Path, ...]:
+        """Where `launch` has files written for a client at `staging`; gone when it is retired."""
+
     async def stage(self, mount: M, staging: Path, mounts: Mounts, worker: Worker) -> None:
         """Mount at `staging`, within a limit; what may block belongs into `worker`, which is this
         mount's own. Raises OSError or AgentError.
@@ -109,6 +112,9 @@ class ClientDriver:
     """What all drivers have in common whose mounts are served by a client."""
 
     has_client = True
+
+    def written(self, staging: Path) -> tuple[Path, ...]:
+        return ()
 
     async def stage(self, mount: MountBase, staging: Path, mounts: Mounts, worker: Worker) -> None:
         raise NotImplementedError("a client mounts it")

@@ -30,6 +30,9 @@ class Bind:
     def launch(self, mount: BindMount, staging: Path, host: HostFs) -> Launch:
         raise NotImplementedError("it has no client")
 
+    def written(self, staging: Path) -> tuple[Path, ...]:
+        return ()
+
     async def stage(self, mount: BindMount, staging: Path, mounts: Mounts, worker: Worker) -> None:
         try:
             # The source may lie on a file system that hangs.

@@ -51,7 +51,7 @@ class Cvmfs(ClientDriver):
         )
 
     def launch(self, mount: CvmfsMount, staging: Path, host: HostFs) -> Launch:
-        written = staging.parents[1] / "clients" / f"{staging.name}.cvmfs"
+        (written,) = self.written(staging)
         text = "".join(f"{key}='{value}'\n" for key, value in mount.parameters.items())
         configuration = [str(mount.base)] if mount.base else []
         options: dict[str, Value] = {
@@ -62,3 +62,6 @@ class Cvmfs(ClientDriver):
         }
         argv = ("cvmfs2", "-f", "-o", mount_options(options), mount.source, str(staging))
         return Launch(argv, files={written: text})
+
+    def written(self, staging: Path) -> tuple[Path, ...]:
+        return (staging.parents[1] / "clients" / f"{staging.name}.cvmfs",)

@@ -111,11 +111,17 @@ class Eosxd(ClientDriver):
         )
 
     def launch(self, mount: EosxdMount, staging: Path, host: HostFs) -> Launch:
-        instance = staging.name.replace("@", "-")  # '@' would make it a user's address
-        written = hostfs.EOS_CONFIGURATION / f"fuse.{instance}.conf"
+        instance, (written,) = _instance(staging), self.written(staging)
         text = json.dumps(configuration(mount, instance, staging), indent=2, sort_keys=True) + "\n"
         program = needs.which("eosxd3", "eosxd")
         return Launch((program, f"-ofsname={instance}", "-f", str(staging)), files={written: text})
+
+    def written(self, staging: Path) -> tuple[Path, ...]:
+        return (hostfs.EOS_CONFIGURATION / f"fuse.{_instance(staging)}.conf",)
+
+
+def _instance(staging: Path) -> str:
+    return staging.name.replace("@", "-")  # '@' would make it a user's address
 
 
 def configuration(mount: EosxdMount, instance: str, staging: Path) -> dict[str, Any]:

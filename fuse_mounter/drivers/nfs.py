@@ -66,6 +66,9 @@ class Nfs:
     def launch(self, mount: NfsMount, staging: Path, host: HostFs) -> Launch:
         raise NotImplementedError("it has no client")
 
+    def written(self, staging: Path) -> tuple[Path, ...]:
+        return ()
+
     async def stage(self, mount: NfsMount, staging: Path, mounts: Mounts, worker: Worker) -> None:
         argv = ["mount.nfs", mount.source, str(staging), "-o", ",".join(all_options(mount))]
         result = await command.run(argv, timeout_s=_LIMIT_S)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -97,3 +98,32 @@ def test_nothing_is_written_to_the_node_in_its_place(node: Node, server: Server)
     server.start()
     node.wait("far")
     eventually(lambda: text(node.pods[0].path("far", "who")) == "the server\n", "it is there")
+
+
+CVMFS2 = """#!/bin/sh
+# As cvmfs2 -f -o OPTIONS REPOSITORY MOUNTPOINT; the repository is a folder beside this program.
+exec {python} -P -m fuse_mounter.passthrough {repository} "$5" --name nodeshare:far \\
+  --device /dev/fuse --read-only
+"""
+
+
+def test_what_was_written_for_a_client_goes_with_it(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    repository = node.source("repository", who="the repository")
+    program = node.source("bin") / "cvmfs2"
+    program.write_text(CVMFS2.format(python=sys.executable, repository=repository))
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+    proxy = {"CVMFS_HTTP_PROXY": "DIRECT"}
+    node.configure(
+        {"name": "far", "path": "far", "driver": "cvmfs", "source": "a.b", "parameters": proxy}
+    )
+    node.start()
+    node.wait("far")
+    assert node.pod().path("far", "who").read_text() == "the repository"
+    (written,) = (node.places.own / "clients").iterdir()
+    assert written.read_text() == "CVMFS_HTTP_PROXY='DIRECT'\n"
+    assert written.stat().st_mode & 0o777 == 0o600
+    node.configure()
+    eventually(lambda: not written.exists(), "nothing of it stays")

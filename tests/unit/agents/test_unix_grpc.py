@@ -96,5 +96,8 @@ def test_a_failed_call_in_words(tmp_path: Path) -> None:
     with unix_grpc.channel(socket) as channel, pytest.raises(grpc.RpcError) as caught:
         name(channel)
     error = unix_grpc.unavailable("runtime", socket, caught.value)
-    assert str(error).startswith(f"runtime at '{socket}' answered UNAVAILABLE: ")
-    assert error.remedy == "look whether it runs and whether the socket is mounted"
+    assert error.message == f"runtime at '{socket}' answered UNAVAILABLE: No such file or directory"
+    assert error.remedy == (
+        "look whether it runs, whether the socket is mounted, and whether the configuration (node) "
+        "names the right one"
+    )

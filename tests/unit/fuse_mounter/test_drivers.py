@@ -67,6 +67,7 @@ def test_a_client_mounts_at_the_place_it_is_given_and_nowhere_else(entry: dict[s
         return
     launched = launch(entry)
     assert str(STAGING) in launched.argv
+    assert tuple(launched.files) == driver_of(mount(entry)).written(STAGING), "else it stays"
     assert all(path.is_absolute() for path in launched.files)
 
 

@@ -8,7 +8,9 @@ PYTHON ?= python3
 BIN    := $(VENV)/bin
 SUDO   := $(if $(filter 0,$(shell id -u)),,sudo)
 PIP    := $(BIN)/python -m pip --disable-pip-version-check install --quiet --require-hashes
-PYTEST := $(SUDO) env CI=$(CI) $(BIN)/python -m pytest
+# Many tests wait more than they compute: two at a time use a machine better. 0: one process, for a debugger.
+WORKERS ?= 2
+PYTEST := $(SUDO) env CI=$(CI) $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadscope --no-loadscope-reorder
 
 .PHONY: help
 help:  ## What there is

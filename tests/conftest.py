@@ -5,9 +5,21 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import structlog
+
+if TYPE_CHECKING:  # it is not there in a guest
+    from xdist.remote import Producer
+    from xdist.scheduler import LoadScopeScheduling
+
+_TESTS = Path(__file__).parent
+#: Those whose tests share something that takes long to make: all of them go to one worker.
+_SHARING = ("guest", "e2e/containerd")
+#: Levels in which tests take long come first, so that the workers end at the same time.
+_ORDER = ("guest", "e2e", "kernel")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -28,6 +40,29 @@ def pytest_configure() -> None:
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=False,
     )
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """In which order they are begun."""
+    items.sort(key=_rank)
+
+
+def _rank(item: pytest.Item) -> int:
+    level = item.path.relative_to(_TESTS).parts[0]
+    return _ORDER.index(level) if level in _ORDER else len(_ORDER)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
+    """With several workers, the tests of a file follow each other on one of them."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Scheduler(LoadScopeScheduling):  # type: ignore[misc]  # it has no annotations
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return next((name for name in _SHARING if file.startswith(f"tests/{name}/")), file)
+
+    return Scheduler(config, log)
 
 
 @pytest.fixture

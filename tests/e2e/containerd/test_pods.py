@@ -38,7 +38,7 @@ def test_limits_that_change_in_place_are_seen(node: Node) -> None:
     node.run("view")
     node.notebook(cpu_millis=500)
     node.until(lambda: memory(node) == 512, "its own memory")
-    assert processors(node) == (1, "0")
+    node.until(lambda: processors(node) == (1, "0"), "its own CPUs")
     node.runtime.resize("jupyterhub/ada", "notebook", cpu_millis=1500, memory_bytes=1 << 30)
     node.until(lambda: memory(node) == 1024, "the new memory")
     node.until(lambda: processors(node) == (2, "0-1"), "the new CPUs")

@@ -10,10 +10,12 @@ import argparse
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agents.config import NodeConfig, Section
 from agents.hostfs import HostFs
+from agents.pod_event import PodEvent, tell_nobody
 from agents.published import Published
 from agents.report import Report
 from agents.tables import Table
@@ -57,8 +59,11 @@ class AgentContext:
     """Everything an agent gets.
 
     `section` is its configuration at start; `changes` yields each later one that may be applied
-    while running. `namespaces` runs what needs another process's mount namespace. `annotations` is
+    while running. `config_file` is the file that all this is from (None: there is none).
+    `namespaces` runs what needs another process's mount namespace. `annotations` is
     what the node object shall say (None: not be there); without API access nobody reads it.
+    `more_metrics` are families as text (`agents.exposition`), which a collector of `registry` sets
+    while it collects. `tell_pod` hands over an Event about a pod, and never waits.
     """
 
     node: NodeConfig
@@ -71,6 +76,9 @@ class AgentContext:
     status: Published[Status]
     namespaces: Namespaces
     annotations: Published[Mapping[str, str | None]] = field(default_factory=lambda: Published({}))
+    more_metrics: Published[str] = field(default_factory=lambda: Published(""))
+    tell_pod: Callable[[PodEvent], None] = tell_nobody
+    config_file: Path | None = None
 
 
 def no_tables(_: Status) -> Sequence[Table]:

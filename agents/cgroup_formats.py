@@ -118,7 +118,9 @@ def parse_paths(text: str) -> CgroupPaths:
     """`/proc/<pid>/cgroup`. v1's named hierarchies (`name=systemd`) control nothing: left out."""
     unified: str | None = None
     controllers: dict[str, str] = {}
-    for line in text.splitlines():
+    # Not splitlines(): in the name of a cgroup the kernel forbids newlines alone, and what else
+    # splits there would let whoever may make cgroups add lines of his own.
+    for line in text.split("\n"):
         number, _, rest = line.partition(":")
         names, _, path = rest.partition(":")
         path = path.removesuffix(" (deleted)")

@@ -77,11 +77,17 @@ def parser(agents: Sequence[Agent]) -> argparse.ArgumentParser:
 def _add_run(
     verbs: argparse._SubParsersAction[argparse.ArgumentParser], agents: Sequence[Agent]
 ) -> None:
-    parser = verbs.add_parser("run", help="run one agent (the entry point of its container)")
-    parser.add_argument("noun", choices=[agent.noun for agent in agents])
+    parser = verbs.add_parser(
+        "run", help="run one agent, or the holder of clients (the entry point of its container)"
+    )
+    parser.add_argument("noun", choices=[*(agent.noun for agent in agents), "holder"])
     parser.add_argument("--config", type=Path, required=True, metavar="FILE")
 
     def run(options: argparse.Namespace) -> int:
+        if options.noun == "holder":
+            from agents.holder_start import become  # heavy: trio
+
+            become(config.load(options.config, models(agents), only="node").node)
         from agents.lifecycle import run_agent  # heavy: only a running agent needs it
 
         agent = next(agent for agent in agents if agent.noun == options.noun)

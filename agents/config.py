@@ -20,7 +20,7 @@ from types import UnionType
 from typing import Annotated, Any, get_args
 
 import yaml
-from pydantic import BeforeValidator, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
 from agents import hostfs
@@ -117,6 +117,18 @@ class LogConfig(Section):
     format: LogFormat = LogFormat.JSON
 
 
+class HolderConfig(Section):
+    """The process that keeps FUSE clients (`agents.holder`)."""
+
+    #: Whether an agent may start it. False where it has a pod or a service of its own (`nodeshare
+    #: run holder`): there an agent only looks for it.
+    start: Annotated[bool, Field(strict=True)] = True
+    #: In a pod or a service of its own, which ends its clients with it: so long they may take to
+    #: write back what they have, when the holder is told to end. 0 leaves them alone: for a service
+    #: whose end they survive (systemd's KillMode=process).
+    end_limit: Duration = 150.0
+
+
 class NodeConfig(Section):
     """Shared by all agents of the node."""
 
@@ -131,6 +143,7 @@ class NodeConfig(Section):
     status: StatusConfig = StatusConfig()
     log: LogConfig = LogConfig()
     api_server: ApiServerConfig = ApiServerConfig()
+    holder: HolderConfig = HolderConfig()
 
     def node_name(self) -> str:
         return self.name or os.environ.get("NODE_NAME") or socket.gethostname()  # noqa: TID251 -- identity alone
@@ -196,7 +209,12 @@ def parse(
         raise ConfigError("\n".join(f"{name}: {problem}" for problem in problems))
     node = sections.pop("node")
     assert isinstance(node, NodeConfig)
-    return Config(node, sections, hashlib.sha256(text.encode()).hexdigest())
+    return Config(node, sections, digest(text))
+
+
+def digest(text: str) -> str:
+    """By which a file is known to say what it said before."""
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _content(document: dict[str, Any], key: str) -> Any:

@@ -16,11 +16,11 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 # More digits than anybody means would overflow, and lose their last ones on the way.
 _NUMBER = r"(\d{1,18}(?:\.\d{1,9})?)"
-_DURATION = re.compile(rf"{_NUMBER}(ms|s|m|h|d)")
+_DURATION = re.compile(rf"{_NUMBER}(ms|s|m|h|d)", re.ASCII)
 _quoting = reprlib.Repr()
 _quoting.maxstring = _quoting.maxother = _quoting.maxlong = 80
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_SIZE = re.compile(rf"{_NUMBER}\s*(B|KiB|MiB|GiB|TiB)")
+_SIZE = re.compile(rf"{_NUMBER}\s*(B|KiB|MiB|GiB|TiB)", re.ASCII)
 _BYTES = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
 
 

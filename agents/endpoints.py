@@ -17,6 +17,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
 from agents.agent import Readiness, Status
+from agents.exposition import joined
 from agents.listeners import Answer, Request, Route
 from agents.page import render_page
 from agents.published import Published
@@ -41,13 +42,19 @@ class Heartbeat:
 
 
 def metrics_routes(
-    registry: CollectorRegistry, heartbeat: Heartbeat, readiness: Readiness
+    registry: CollectorRegistry,
+    heartbeat: Heartbeat,
+    readiness: Readiness,
+    more: Published[str] | None = None,
 ) -> dict[str, Route]:
-    """For Prometheus and the kubelet's probes."""
+    """For Prometheus and the kubelet's probes. `more` are families as text (`exposition`), which
+    a collector of the registry brings up to date.
+    """
 
     def metrics(request: Request) -> Answer:
         encode, content_type = choose_encoder(request.accept)
-        return Answer(encode(registry), content_type)
+        body = encode(registry)
+        return Answer(body if more is None else joined(body, more.value), content_type)
 
     def healthz(_: Request) -> Answer:
         if heartbeat.age_s < HEARTBEAT_LIMIT_S:

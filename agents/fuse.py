@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 import pyfuse3
 
 from agents.errors import AgentError, FsError, Unavailable
-from agents.fuse_single import SingleTask
+from agents.fuse_in_place import ManyTasks, SingleTask
 from agents.mounts import MountFlag, Mounts
 
 _log = logging.getLogger(__name__)
@@ -122,30 +122,31 @@ def mount(
 _served = False
 
 
-#: What pyfuse3 has by default: requests that may be in work at once.
-_MOST_TASKS = 99
-
-
 async def serve(
-    operations: Operations, descriptor: int, *, after_reply: Callable[[], None] | None = None
+    operations: Operations, descriptor: int, tasks: SingleTask | ManyTasks | None = None
 ) -> None:
     """Serve a mounted connection until its last mount is gone, or it was aborted.
 
-    The mount stays: whoever made it takes it away. At most one for a process. With `after_reply`
-    handlers must never wait: requests are taken one by one, which costs half as much, and it is
-    called after each (`agents.fuse_single`).
+    The mount stays: whoever made it takes it away. At most one for a process. `tasks` says how
+    requests are taken (`agents.fuse_in_place`); without it handlers may wait for anything.
     """
     global _served
     if _served:
         raise AgentError("a process serves one FUSE connection; start another process")
     _served = True
     pyfuse3.init(operations, f"/dev/fd/{descriptor}", {"default_permissions"})
-    if after_reply is not None:
-        pyfuse3.trio = SingleTask(after_reply)  # type: ignore[attr-defined] # not in its types
+    logging.getLogger(pyfuse3.__name__).addFilter(_not_about_replies)
+    tasks = ManyTasks(busy=lambda: True) if tasks is None else tasks
+    pyfuse3.trio = tasks  # type: ignore[attr-defined] # not in its types
     try:
-        await pyfuse3.main(max_tasks=_MOST_TASKS if after_reply is None else 1)
+        await pyfuse3.main(max_tasks=tasks.most_tasks)
     except* OSError as group:
         # An abort through fusectl ends the session this way; it is not a bug of ours.
         _log.error("the FUSE connection ended: %s", group.exceptions[0])
     finally:
         pyfuse3.close(unmount=False)
+
+
+def _not_about_replies(record: logging.LogRecord) -> bool:
+    """A reply fails when nobody waits for it any more: the caller, or the whole mount, is gone."""
+    return "fuse_reply_* failed" not in record.msg

@@ -8,7 +8,8 @@ one.
 
 Standard library only, one thread, no import of this package: it must stay small, boring and alive
 (`agents.holder_client` speaks to it). It never ends a client unless told so, not even when it is
-told to end itself.
+told to end itself, unless it was started with `--end-clients`: where a container's end is that of
+all its processes, they are told to end before.
 
 Protocol: unix SEQPACKET, one JSON object a message. A peer says `hello` first and names the
 versions it speaks. Requests carry `id` and `op`, replies the same `id` and either results or
@@ -26,6 +27,7 @@ import select
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -42,6 +44,10 @@ _MAX_PEERS = 16
 _MAX_ENDED = 256
 #: Without any event for this long it looks whether it is still of use.
 _IDLE_S = 60.0
+#: While it waits for clients to end it looks this often whether it has waited enough.
+_LOOK_MS = 100
+#: Without a descriptor for somebody new it waits this long before it looks again.
+_FULL_S = 0.1
 _PR_SET_CHILD_SUBREAPER = 36
 _SO_SNDBUFFORCE = 32  # socket(7); the module has no name for it
 
@@ -82,13 +88,15 @@ class Peer:
 class Holder:
     """Everything this process knows."""
 
-    def __init__(self, path: str, proc: str, idle_s: float) -> None:
+    def __init__(self, path: str, proc: str, idle_s: float, end_clients_s: float) -> None:
         self._path, self._proc, self._idle_ms = path, proc, idle_s * 1000
+        self._end_clients_s = end_clients_s
         self._clients: dict[tuple[int, int], Client] = {}
         self._peers: dict[int, Peer] = {}
         self._poll = select.poll()
         self._actions: dict[int, Callable[[], None]] = {}
         self._running = True
+        self._deadline: float | None = None
         self._operations: dict[str, Callable[[Message], Message]] = {
             "start": self._start,
             "list": self._list,
@@ -98,19 +106,19 @@ class Holder:
         }
 
     def run(self) -> None:
-        """Serve until `shutdown` or SIGTERM; clients go on."""
+        """Serve until `shutdown` or SIGTERM; clients go on, or are told to end as well."""
         wake_read, wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: self._end())
+            signal.signal(number, lambda *_: self._told_to_end())
         self._watch(wake_read, lambda: self._reap(wake_read))
         self._adopt()
         listener = _listen(self._path)
         self._watch(listener.fileno(), lambda: self._accept(listener))
         inode = os.stat(self._path).st_ino  # noqa: PTH116 -- no pathlib here
-        while self._running:
-            events = self._poll.poll(self._idle_ms)
+        while self._running and not self._waited_enough():
+            events = self._poll.poll(self._idle_ms if self._deadline is None else _LOOK_MS)
             for descriptor, _ in events:
                 if action := self._actions.get(descriptor):
                     action()
@@ -131,6 +139,25 @@ class Holder:
     def _end(self) -> None:
         self._running = False
 
+    def _told_to_end(self) -> None:
+        """By a signal. A client that waits for its server's disk needs its time."""
+        running = self._all_running()
+        if not self._end_clients_s or not running:
+            self._end()
+        elif self._deadline is None:
+            self._deadline = time.monotonic() + self._end_clients_s
+            for client in running:
+                with contextlib.suppress(ProcessLookupError):
+                    signal.pidfd_send_signal(client.descriptor, signal.SIGTERM)
+
+    def _waited_enough(self) -> bool:
+        if self._deadline is None:
+            return False
+        return not self._all_running() or time.monotonic() > self._deadline
+
+    def _all_running(self) -> list[Client]:
+        return [client for client in self._clients.values() if client.ended is None]
+
     def _watch(self, descriptor: int, action: Callable[[], None]) -> None:
         self._actions[descriptor] = action
         self._poll.register(descriptor, select.POLLIN)
@@ -145,6 +172,8 @@ class Holder:
         try:
             connection, _ = listener.accept()
         except OSError:
+            # Our table of descriptors is full: who waits to be accepted would keep us busy.
+            select.select([], [], [], _FULL_S)
             return
         if len(self._peers) >= _MAX_PEERS or _peer_uid(connection) != os.geteuid():
             connection.close()
@@ -218,7 +247,7 @@ class Holder:
             os.close(log)
         # It cannot be reaped before we return to the loop, so pid and start time are surely its
         # own.
-        start = _stat(self._proc, pid)[1]
+        *_, start = _stat(self._proc, pid)
         client = Client(pid, start, _labels(environment), os.pidfd_open(pid))
         self._clients[pid, start] = client
         return {"client": client.describe()}
@@ -241,7 +270,7 @@ class Holder:
         return {}
 
     def _shutdown(self, request: Message) -> Message:
-        running = [client for client in self._clients.values() if client.ended is None]
+        running = self._all_running()
         if request.get("kill"):
             for client in running:
                 with contextlib.suppress(ProcessLookupError):
@@ -290,9 +319,11 @@ class Holder:
         for pid, labels in found.items():
             with contextlib.suppress(OSError):
                 descriptor = os.pidfd_open(pid)
-                parent, start = _stat(self._proc, pid)
-                # A client's own children inherit its environment: only the eldest is the client.
-                if parent in found or _environment(self._proc, pid) != labels:
+                parent, session, start = _stat(self._proc, pid)
+                # What a client starts inherits its environment (sshfs lets go of its ssh): only
+                # whom a holder started leads the session.
+                child = parent in found or session != pid
+                if child or _environment(self._proc, pid) != labels:
                     os.close(descriptor)
                     continue
                 client = Client(pid, start, labels, descriptor)
@@ -348,19 +379,21 @@ def _environment(proc: str, pid: int) -> dict[str, str]:
     return _labels(dict(line.split("=", 1) for line in text.split("\0") if "=" in line))
 
 
-def _stat(proc: str, pid: int) -> tuple[int, int]:
-    """Parent and start time (proc_pid_stat(5))."""
+def _stat(proc: str, pid: int) -> tuple[int, int, int]:
+    """Parent, session and start time (proc_pid_stat(5))."""
     with open(f"{proc}/{pid}/stat", "rb") as file:  # noqa: PTH123 -- no pathlib here
         fields = file.read().rpartition(b")")[2].split()
-    return int(fields[1]), int(fields[19])
+    return int(fields[1]), int(fields[3]), int(fields[19])
 
 
 def _surroundings(proc: str, pid: int) -> tuple[int, bytes] | None:
-    """Mount namespace and user ids of a process: those of its clients are a holder's own."""
-    with contextlib.suppress(OSError):
+    """Mount namespace and real user of a process: those of its clients are a holder's own. Its
+    other ids say nothing: a client that acts for its callers goes from one to the next.
+    """
+    with contextlib.suppress(OSError, IndexError):
         namespace = os.stat(f"{proc}/{pid}/ns/mnt").st_ino  # noqa: PTH116 -- no pathlib here
         with open(f"{proc}/{pid}/status", "rb") as file:  # noqa: PTH123 -- no pathlib here
-            return namespace, file.read().partition(b"\nUid:")[2].partition(b"\n")[0]
+            return namespace, file.read().partition(b"\nUid:")[2].split(maxsplit=1)[0]
     return None
 
 
@@ -408,15 +441,20 @@ def _become_subreaper() -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """`--socket PATH --proc PATH [--idle SECONDS]`"""
-    options = dict(getopt.getopt(arguments, "", ["socket=", "proc=", "idle="])[0])
+    """`--socket PATH --proc PATH [--idle SECONDS] [--end-clients SECONDS]`"""
+    known = ["socket=", "proc=", "idle=", "end-clients="]
+    options = dict(getopt.getopt(arguments, "", known)[0])
     path = options["--socket"]
     if lock(path) is None:
         print(f"another holder serves {path!r}", file=sys.stderr)  # noqa: T201 -- stderr is its log
         return EXIT_ALREADY_RUNNING
     os.chdir("/")
     _become_subreaper()
-    Holder(path, options["--proc"], float(options.get("--idle", _IDLE_S))).run()
+    idle_s, end_clients_s = (
+        float(options.get(name, default))
+        for name, default in (("--idle", _IDLE_S), ("--end-clients", 0))
+    )
+    Holder(path, options["--proc"], idle_s, end_clients_s).run()
     return 0
 
 

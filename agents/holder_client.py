@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import socket
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,7 +116,16 @@ class HolderClient:
         """Agree on a protocol; an old holder is told apart from a dead one."""
         try:
             self.pid = int((await self._ask("hello", protocols=list(PROTOCOLS)))["pid"])
+            seen = self._connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+            if int.from_bytes(seen[:4], sys.byteorder) != self.pid:
+                raise HolderRefused(
+                    f"the holder at {str(self._path)!r} lives in another pid namespace: its "
+                    "clients cannot be told apart from other processes",
+                    remedy="hostPID: true in its pod and in the agent's",
+                )
         except HolderRefused as error:
+            if error.remedy is not None:
+                raise
             raise HolderRefused(
                 f"the holder at {str(self._path)!r} is of another version: {error.message}",
                 remedy="take its mounts down and end it with the version that started it: "

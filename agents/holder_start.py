@@ -9,15 +9,20 @@ and is only found here.
 from __future__ import annotations
 
 import hashlib
+import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
 
 import trio
 
 from agents import command, holder
-from agents.errors import Unavailable
+from agents.errors import ConfigError, Unavailable
 from agents.holder_client import HolderClient, connect
 from agents.hostfs import HostFs
+
+if TYPE_CHECKING:
+    from agents.config import NodeConfig
 
 _START_LIMIT_S = 10.0
 _END_LIMIT_S = 3.0
@@ -32,13 +37,23 @@ def socket_path(run_dir: Path) -> Path:
     return run_dir / "holder.sock"
 
 
-async def find_or_start(nursery: trio.Nursery, run_dir: Path, host: HostFs) -> HolderClient:
-    """A connection to the holder of `run_dir`. Raises Unavailable, with what its log says last."""
+async def find_or_start(
+    nursery: trio.Nursery, run_dir: Path, host: HostFs, *, start: bool = True
+) -> HolderClient:
+    """A connection to the holder of `run_dir`. Raises Unavailable, with what its log says last.
+
+    `start` False: it has a pod or a service of its own, and is only looked for.
+    """
     reap()
     path = socket_path(run_dir)
     try:
         return await connect(nursery, path)
-    except Unavailable:
+    except Unavailable as error:
+        if not start:
+            raise Unavailable(
+                error.message,
+                remedy="start its pod or service (nodeshare run holder), or set node.holder.start",
+            ) from error
         return await _start(nursery, path, host)
 
 
@@ -72,6 +87,23 @@ def _command(path: Path, host: HostFs) -> list[str]:
     # By file and isolated: without site-packages it is half as large.
     interpreter = [sys.executable, "-I", "-S", str(Path(holder.__file__).resolve())]
     return [*interpreter, "--socket", str(path), "--proc", str(host.proc)]
+
+
+def become(node: NodeConfig) -> NoReturn:
+    """Turn this process into the holder: the entry point of a pod, or a service, of its own.
+
+    When that ends, so would its clients, by SIGKILL: told to end itself, it asks them to end first
+    and waits, as whoever ends it has to (`terminationGracePeriodSeconds`).
+    """
+    path = socket_path(node.run_dir)
+    if node.holder.start:
+        raise ConfigError(
+            "node.holder.start is true: agents would start a holder too",
+            remedy="set it to false for the holder and for all agents of this node",
+        )
+    path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    argv = [*_command(path, node.host.host_fs()), "--end-clients", f"{node.holder.end_limit:g}"]
+    os.execv(argv[0], argv)  # noqa: S606 -- no shell is what we want
 
 
 def reap() -> None:

@@ -27,10 +27,19 @@ USERLAND_SETTINGS = tuple(
     for name in ("alternatives", "group", "ld.so.cache", "nsswitch.conf", "passwd", "ssl/certs")
 )
 
-#: Where EOS' client looks for its configuration, its keys, and the helper that it insists on.
+#: Where EOS' client looks for its configuration, its keys, and the helper that it insists on; where
+#: it has its locks, and where our clients of it have their caches and logs.
 EOS_CONFIGURATION = Path("/etc/eos")
 EOS_KEYTAB = Path("/etc/eos/fuse.sss.keytab")
-FUSE_HELPERS = (Path("/bin/fusermount3"), Path("/bin/fusermount"))
+EOS_LOCKS = Path("/run/eos")
+EOS_CACHES = Path("/var/cache/eos/fusex/nodeshare")
+EOS_LOGS = Path("/var/log/eos/fusex")
+#: Where clients keep what they have read, and what they have not yet written to their server.
+CACHES = Path("/var/cache/nodeshare")
+FUSE3_HELPER, FUSE2_HELPER = Path("/bin/fusermount3"), Path("/bin/fusermount")
+
+#: The kernel's modules, by release.
+MODULES = Path("/lib/modules")
 
 #: A longer path cannot be a socket: sun_path of unix(7) holds 108 bytes with its final zero.
 SOCKET_PATH_BYTES = 107
@@ -71,6 +80,11 @@ class HostFs:
     def fuse_connections(self) -> Path:
         """fusectl: one directory per FUSE connection, named by the minor of its st_dev."""
         return self.sys / "fs/fuse/connections"
+
+    @property
+    def fuse_request_timeout(self) -> Path:
+        """Seconds after which the kernel gives up a FUSE request, and its connection; 0: never."""
+        return self.proc / "sys/fs/fuse/default_request_timeout"
 
     @property
     def cpu_devices(self) -> Path:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from agents.errors import ConfigError, Unavailable
+from agents.event_record import EventRecord
 
 if TYPE_CHECKING:
     from kubernetes.client import ApiClient
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 #: Seconds to connect, and between two pieces of an answer.
 _TIMEOUT_S = (3.0, 10.0)
 _PAGE = 500
+_LEASES = "/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases"
 
 #: One operation of a JSON patch (RFC 6902).
 Operation = Mapping[str, Any]
@@ -68,6 +70,12 @@ class Cluster(Protocol):
 
     def delete_pod(self, pod: FailedPod) -> bool:
         """This very pod (by uid), never another of its name. False: it was gone already."""
+
+    def create_event(self, record: EventRecord) -> None:
+        """A new Event about a pod."""
+
+    def count_event(self, record: EventRecord) -> bool:
+        """Bring one up to date that was told again. False: it is not there any more."""
 
 
 def connect(kubeconfig: Path | None) -> KubeCluster:
@@ -156,6 +164,54 @@ class KubeCluster:
             return False
         return True
 
+    def create_event(self, record: EventRecord) -> None:
+        event = record.event
+        self._ask(
+            f"create an event about pod {event.namespace}/{event.pod}",
+            "POST",
+            "/api/v1/namespaces/{namespace}/events",
+            {"namespace": event.namespace},
+            body=record.document(),
+        )
+
+    def count_event(self, record: EventRecord) -> bool:
+        event = record.event
+        try:
+            self._ask(
+                f"update an event about pod {event.namespace}/{event.pod}",
+                "PATCH",
+                "/api/v1/namespaces/{namespace}/events/{name}",
+                {"namespace": event.namespace, "name": record.name},
+                body=record.news(),
+                kind="application/merge-patch+json",
+            )
+        except _NotFound:
+            return False
+        return True
+
+    def lease(self, namespace: str, name: str) -> dict[str, Any] | None:
+        """See `agents.lease`."""
+        try:
+            return self._ask(
+                f"get lease {namespace}/{name}",
+                "GET",
+                f"{_LEASES}/{{name}}",
+                {"namespace": namespace, "name": name},
+            )
+        except _NotFound:
+            return None
+
+    def put_lease(self, namespace: str, name: str, lease: Mapping[str, Any]) -> dict[str, Any]:
+        """See `agents.lease`."""
+        new = "resourceVersion" not in lease["metadata"]
+        return self._ask(
+            f"{'create' if new else 'update'} lease {namespace}/{name}",
+            "POST" if new else "PUT",
+            _LEASES if new else f"{_LEASES}/{{name}}",
+            {"namespace": namespace} if new else {"namespace": namespace, "name": name},
+            body=dict(lease),
+        )
+
     def _ask(
         self,
         what: str,
@@ -216,7 +272,10 @@ def _refused(who: str, status: int, reason: str | None, body: bytes) -> Unavaila
         case 401:
             remedy = "look whether the token or certificate has expired"
         case 403:
-            remedy = "grant the service account get and patch of nodes, list and delete of pods"
+            remedy = (
+                "grant the service account get and patch of nodes, list and delete of pods, create "
+                "and patch of events, get, create and update of leases"
+            )
         case 404:
             return _NotFound(text, remedy="set node.name to the node's name in the cluster")
         case 409 | 422:

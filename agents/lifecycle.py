@@ -28,7 +28,10 @@ from agents.errors import AgentError, ConfigError
 from agents.logs import configure, get_logger
 from agents.namespaces import NamespaceHelper
 from agents.node_object import Annotations, NodeKeeper
+from agents.pod_event import tell_nobody
+from agents.pod_events import PodEvents
 from agents.published import Published
+from agents.threads import share_heaps
 
 #: An orderly stop takes at most this long; then the process ends, whatever still runs.
 STOP_LIMIT_S = 5.0
@@ -48,6 +51,7 @@ def run_agent(agent: Agent, models: dict[str, type[Section]], path: Path) -> int
         )
     loaded = config.load(path, models, only=agent.section)
     namespaces = NamespaceHelper.start()
+    share_heaps()
     try:
         configure(loaded.node.log, agent=agent.section, node=loaded.node.node_name())
         return _Process(agent, models, path, loaded, namespaces).run()
@@ -77,6 +81,7 @@ class _Process:
         self._readiness = Readiness()
         self._status = Published[Status]({})
         self._annotations = Published[Annotations]({})
+        self._more_metrics = Published("")
         self._heartbeat = endpoints.Heartbeat()
         self._namespaces = namespaces
         self._log = get_logger()
@@ -95,7 +100,9 @@ class _Process:
 
     def _bind(self) -> list[listeners.Listener]:
         agent, node = self._agent, self._node
-        metrics = endpoints.metrics_routes(self._registry, self._heartbeat, self._readiness)
+        metrics = endpoints.metrics_routes(
+            self._registry, self._heartbeat, self._readiness, self._more_metrics
+        )
         identity = {
             "agent": agent.section,
             "node": node.node_name(),
@@ -149,8 +156,19 @@ class _Process:
         # Always there, so that the metric does not come and go with the configuration.
         self._api_errors = Counter(
             "nodeshare_agent_api_errors",
-            "Failed attempts to bring the node object up to date; 0 without API access.",
+            "Failed requests to the API server; 0 without API access.",
             registry=self._registry,
+        )
+        self._pod_events = PodEvents(
+            self._node.node_name(),
+            f"nodeshare-{self._agent.noun}",
+            connect=lambda: kube.connect(self._node.api_server.kubeconfig),
+            errors=self._api_errors,
+            dropped=Counter(
+                "nodeshare_agent_pod_events_dropped",
+                "Events about pods that could not be told, or were too many; 0 without API access.",
+                registry=self._registry,
+            ),
         )
 
     async def _main(self, bound: Sequence[listeners.Listener]) -> None:
@@ -171,6 +189,8 @@ class _Process:
                 nursery.start_soon(self._beat)
                 nursery.start_soon(self._reloader.run, send)
                 nursery.start_soon(self._keep_node_object)
+                if self._node.api_server.enabled:
+                    nursery.start_soon(self._pod_events.run)
                 await self._work(receive)
                 # An agent has no reason to return: whoever supervises it shall start it again.
                 nursery.cancel_scope.cancel()
@@ -194,6 +214,9 @@ class _Process:
             status=self._status,
             namespaces=self._namespaces,
             annotations=self._annotations,
+            more_metrics=self._more_metrics,
+            tell_pod=self._pod_events.tell if self._node.api_server.enabled else tell_nobody,
+            config_file=self._path,
         )
         await run(context)
 

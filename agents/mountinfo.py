@@ -6,6 +6,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import select
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath, PurePosixPath
@@ -67,13 +68,35 @@ class Watched:
     def __init__(self, proc: Path) -> None:
         self._file = proc / "self" / "mountinfo"
         self._text = b""
+        self._lines: dict[str, MountEntry | None] = {}
         self._entries: tuple[MountEntry, ...] = ()
+        self._poll: select.poll | None = None
+        self._mounted_since = True
+
+    def mounted(self) -> tuple[MountEntry, ...]:
+        """As they were at the last mount or unmount; costs nothing while there is none. What
+        changes without one may be old: propagation, and a file system that turned read-only.
+        """
+        if self._poll is None:
+            descriptor = os.open(self._file, os.O_RDONLY | os.O_CLOEXEC)
+            self._poll = select.poll()
+            self._poll.register(descriptor, select.POLLPRI)  # proc_pid_mounts(5)
+        self._mounted_since |= bool(self._poll.poll(0))
+        if self._mounted_since:
+            self.read()
+            self._mounted_since = False
+        return self._entries
 
     def read(self) -> tuple[MountEntry, ...]:
         """As they are now; the same object while nothing has changed."""
         text = self._file.read_bytes()
         if text != self._text:
-            self._text, self._entries = text, parse(os.fsdecode(text))
+            known, lines = self._lines, os.fsdecode(text).split("\n")
+            self._lines = {
+                line: known[line] if line in known else _parse_line(line) for line in lines
+            }
+            self._text = text
+            self._entries = tuple(entry for entry in self._lines.values() if entry is not None)
         return self._entries
 
 

@@ -113,6 +113,9 @@ class Mounts(Protocol):
     def clone(self, path: Path, *, recursive: bool = False) -> int:
         """A detached copy of the mount at (or of the file or directory) `path`, as a descriptor."""
 
+    def clone_of(self, place: int, *, recursive: bool = False) -> int:
+        """The same of an open file or directory; what is mounted on top of it is left out."""
+
     def set_attributes(
         self,
         mount: int,
@@ -125,6 +128,9 @@ class Mounts(Protocol):
 
     def attach(self, mount: int, target: Path, *, beneath: bool = False) -> None:
         """Attach a detached mount at `target`: on top, or under the present top (kernel 6.5)."""
+
+    def attach_to(self, mount: int, place: int) -> None:
+        """Attach a detached mount on top of an open file or directory (and of what covers it)."""
 
 
 class LinuxMounts:
@@ -175,6 +181,10 @@ class LinuxMounts:
         flags = _OPEN_TREE_CLONE | os.O_CLOEXEC | (_AT_RECURSIVE if recursive else 0)
         return self._syscall(path, _SYS_OPEN_TREE, _AT_FDCWD, os.fsencode(path), flags)
 
+    def clone_of(self, place: int, *, recursive: bool = False) -> int:
+        flags = _OPEN_TREE_CLONE | os.O_CLOEXEC | (_AT_RECURSIVE if recursive else 0)
+        return self._syscall(place, _SYS_OPEN_TREE, place, b"", flags | _AT_EMPTY_PATH)
+
     def set_attributes(
         self,
         mount: int,
@@ -192,6 +202,10 @@ class LinuxMounts:
         flags = _MOVE_MOUNT_F_EMPTY_PATH | (_MOVE_MOUNT_BENEATH if beneath else 0)
         path = os.fsencode(target)
         self._syscall(target, _SYS_MOVE_MOUNT, mount, b"", _AT_FDCWD, path, flags)
+
+    def attach_to(self, mount: int, place: int) -> None:
+        flags = _MOVE_MOUNT_F_EMPTY_PATH | _MOVE_MOUNT_T_EMPTY_PATH
+        self._syscall(place, _SYS_MOVE_MOUNT, mount, b"", place, b"", flags)
 
     def _mount(
         self,

@@ -23,11 +23,12 @@ import signal
 import socket
 import stat
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from agents import processes
-from agents.mounts import LinuxMounts
+from agents.mounts import LinuxMounts, Propagation
 
 #: How long one request may take in its child.
 LIMIT_S = 5.0
@@ -81,6 +82,9 @@ def _reply(answer: int, error: OSError | None) -> None:
 
 def _perform(request: dict[str, Any], descriptors: list[int]) -> None:
     mounts = LinuxMounts()
+    if request["do"] == "cover":
+        _cover(mounts, request, descriptors[1], descriptors[2])
+        return
     target = _enter(Path(request["proc"]), descriptors[1], request["target"])
     match request["do"]:
         case "attach":
@@ -104,15 +108,57 @@ def _enter(proc: Path, pidfd: int, target: str) -> Path:
     meanwhile.
     """
     directory = _open_directory(_root_of(proc, pidfd), Path(target))
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.setns(pidfd, _CLONE_NEWNS) < 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
+    _call("setns", pidfd, _CLONE_NEWNS)
     os.fchdir(directory)
     name = Path(Path(target).name)
     if stat.S_ISLNK(os.lstat(name).st_mode):
         raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), target)
     return name
+
+
+def _call(name: str, *arguments: int) -> None:
+    if getattr(ctypes.CDLL(None, use_errno=True), name)(*arguments) < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+
+
+def _cover(mounts: LinuxMounts, request: dict[str, Any], pidfd: int, mount: int) -> None:
+    """What is covered is held by a descriptor from the look at it on: the way there does not matter
+    any more."""
+    proc, target = Path(request["proc"]), Path(request["target"])
+    if request["below"] is not None:
+        mount = _on_copy(mounts, mount, **request["below"])
+    directory = _open_directory(_root_of(proc, pidfd), target)
+    place = os.open(target.name, os.O_PATH | os.O_NOFOLLOW, dir_fd=directory)
+    if _mount_id(proc, place) != request["top"]:
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(target))
+    _call("setns", pidfd, _CLONE_NEWNS)
+    mounts.attach_to(mount, place)
+
+
+def _mount_id(proc: Path, descriptor: int) -> int:
+    lines = (proc / "self/fdinfo" / str(descriptor)).read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("mnt_id:"))
+
+
+def _on_copy(
+    mounts: LinuxMounts, mount: int, *, path: str, depth: int, device: Sequence[int]
+) -> int:
+    """A detached copy of what lies below the mounts at `path`, with `mount` on it.
+
+    No path leads to what is covered. So the covers are taken away, in a mount namespace of our own
+    that nobody else sees: made a slave first, it tells nobody, and it ends with us.
+    """
+    _call("unshare", _CLONE_NEWNS)
+    mounts.set_propagation(Path("/"), Propagation.SLAVE, recursive=True)
+    for _ in range(depth):
+        mounts.unmount(Path(path), detach=True)
+    place = os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW)
+    shown = os.fstat(place).st_dev
+    if (os.major(shown), os.minor(shown)) != tuple(device):
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), path)
+    mounts.attach_to(mount, place)
+    return mounts.clone_of(place, recursive=True)
 
 
 def _root_of(proc: Path, pidfd: int) -> int:

@@ -16,6 +16,7 @@ import socket
 import sys
 import threading
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -42,6 +43,16 @@ class NoAnswer(Unavailable):
     target may be at fault. Asked again, it may take as long again."""
 
 
+@dataclass(frozen=True, slots=True)
+class Below:
+    """A mount in our own namespace that others lie on: `depth` of them at `path`. `device` is that
+    of its file system, in which nothing blocks."""
+
+    path: str
+    depth: int
+    device: tuple[int, int]
+
+
 class Namespaces(Protocol):
     """Mount work inside another process's mount namespace. Blocking, bounded (5 s); thread-safe.
 
@@ -61,6 +72,12 @@ class Namespaces(Protocol):
 
     def detach(self, pidfd: int, target: Path) -> None:
         """Lazily unmount the top mount at `target` there."""
+
+    def cover(
+        self, pidfd: int, mount: int, target: Path, top: int, below: Below | None = None
+    ) -> None:
+        """Attach on top of exactly the mount with the id `top`, which must be the topmost there
+        (else ESTALE); with `below`, a copy of what lies below, and on that the mount."""
 
     def close(self) -> None: ...
 
@@ -96,6 +113,12 @@ class NamespaceHelper:
 
     def detach(self, pidfd: int, target: Path) -> None:
         self._request({"do": "detach"}, target, pidfd)
+
+    def cover(
+        self, pidfd: int, mount: int, target: Path, top: int, below: Below | None = None
+    ) -> None:
+        request = {"do": "cover", "top": top, "below": None if below is None else asdict(below)}
+        self._request(request, target, pidfd, mount)
 
     def close(self) -> None:
         """End the process: it leaves when nobody can send to it any more."""

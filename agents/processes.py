@@ -23,19 +23,60 @@ class ProcessKey:
     start_ticks: int
 
 
-def identify(proc: Path, pid: int) -> ProcessKey | None:
-    """The identity of the process that has this pid now; None when there is none (a zombie counts
-    as none).
+@dataclass(frozen=True, slots=True)
+class Stat:
+    """What `/proc/<pid>/stat` tells of a process that runs. `command` is its program's name (comm).
+
+    `leader_ended`: its first thread ended and others run on. Then procfs tells nothing of it but
+    this: no mounts, and with v1 the root as its cgroup (cgroups(7)); `task/<tid>/` still does.
+    """
+
+    key: ProcessKey
+    command: str
+    leader_ended: bool
+
+
+def parse_stat(text: bytes) -> Stat | None:
+    """None: it has ended, and only waits for its parent."""
+    # The command name may hold blanks and parentheses: the last ")" ends it.
+    head, _, tail = text.rpartition(b")")
+    fields = tail.split()
+    if len(fields) < 20:
+        return None
+    ended = fields[0] in (b"Z", b"X")
+    if ended and int(fields[17]) < 2:
+        return None
+    pid, _, command = head.partition(b" (")
+    return Stat(ProcessKey(int(pid), int(fields[19])), os.fsdecode(command), ended)
+
+
+def speaking_thread(proc: Path, pid: int) -> int | None:
+    """A thread that runs on in a process whose first one ended: `<pid>/task/<it>` tells what
+    `<pid>` does not any more. None: the first one runs, or none does.
     """
     try:
-        stat = (proc / str(pid) / "stat").read_bytes()
+        stat = parse_stat((proc / str(pid) / "stat").read_bytes())
+        if stat is None or not stat.leader_ended:
+            return None
+        tasks = proc / str(pid) / "task"
+        for thread in sorted(map(int, os.listdir(tasks)), reverse=True):
+            told = parse_stat((tasks / str(thread) / "stat").read_bytes())
+            if told is not None and not told.leader_ended:
+                return thread
+    except (FileNotFoundError, ProcessLookupError):
+        pass
+    return None
+
+
+def identify(proc: Path, pid: int) -> ProcessKey | None:
+    """The identity of the process that has this pid now; None when there is none (a zombie counts
+    as none, unless it is the first thread of a process whose others run on).
+    """
+    try:
+        stat = parse_stat((proc / str(pid) / "stat").read_bytes())
     except (FileNotFoundError, ProcessLookupError):
         return None
-    # The command name may hold blanks and parentheses: the last ")" ends it.
-    fields = stat.rpartition(b")")[2].split()
-    if len(fields) < 20 or fields[0] in (b"Z", b"X"):
-        return None
-    return ProcessKey(pid, int(fields[19]))
+    return None if stat is None else stat.key
 
 
 def exists(pid: int) -> bool:

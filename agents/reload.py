@@ -60,11 +60,13 @@ class Reloader:
         applied.
         """
         try:
-            loaded = config.load(self._path, self._models, only=self._agent.section)
+            text = config.read(self._path)
+            if config.digest(text) == self._seen:
+                return None  # whatever else is written beside it; taking it apart takes long
+            name, only = str(self._path), self._agent.section
+            loaded = config.parse(text, self._models, only=only, name=name)
         except ConfigError as error:
             self._refuse(str(error), digest=str(error))
-            return None
-        if loaded.digest == self._seen:
             return None
         self._seen = loaded.digest
         return self._decide(loaded, loaded.sections.get(self._agent.section))

@@ -5,6 +5,7 @@ called.
 
 from __future__ import annotations
 
+import ctypes
 import math
 import threading
 import time
@@ -19,6 +20,19 @@ import trio
 from agents.errors import Unavailable
 
 T = TypeVar("T")
+
+#: Of malloc.h, for mallopt(3).
+_M_ARENA_MAX = -8
+
+
+def share_heaps() -> None:
+    """Before the first thread starts. glibc gives each thread a heap of its own, eight for each
+    CPU: with the threads that come and go in an agent that is some MiB, and of no use where one
+    thread runs at a time.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # other C libraries have none
+    if mallopt is not None:
+        mallopt(_M_ARENA_MAX, 2)
 
 
 class Worker:

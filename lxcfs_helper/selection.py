@@ -5,12 +5,11 @@ own."""
 from __future__ import annotations
 
 import enum
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from agents import cgroup_formats, processes
+from agents import cgroup_formats, container_cgroups, processes
 from agents.cgroup_formats import CgroupPaths
 from agents.cgroups import Cgroups
 from agents.containers import Container, Pod
@@ -18,8 +17,6 @@ from agents.errors import Unavailable
 from agents.hostfs import HostFs
 from agents.processes import ProcessKey
 from lxcfs_helper.config import InjectConfig
-
-_CONTAINER_ID = re.compile("[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,9 +86,8 @@ def locate(host: HostFs, cgroups: Cgroups, container: Container) -> Located:
 
 
 def names_container(cgroup: str) -> bool:
-    """Whether this may be the cgroup of a container (or of a pod's sandbox): all runtimes name it
-    by an id of 64 hexadecimal digits."""
-    return _CONTAINER_ID.search(cgroup.rpartition("/")[2]) is not None
+    """Whether this may be the cgroup of a container (or of a pod's sandbox)."""
+    return container_cgroups.container_id(cgroup.rpartition("/")[2]) is not None
 
 
 def belongs(paths: CgroupPaths, container: Container) -> bool:

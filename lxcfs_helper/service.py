@@ -60,7 +60,14 @@ async def run(context: AgentContext) -> None:
     _raise_descriptor_limit()
     mounts, config, run_dir = LinuxMounts(), context.section, context.node.run_dir
     assert isinstance(config, ViewConfig)
-    root = Keeper(config.compat_root, run_dir, context.host, mounts, context.log)
+    root = Keeper(
+        config.compat_root,
+        run_dir,
+        context.host,
+        mounts,
+        context.log,
+        start_holder=context.node.holder.start,
+    )
     async with trio.open_nursery() as nursery:
         nursery.start_soon(root.run)  # also where nothing can be attached to containers
         await _show_views(context, mounts, root)

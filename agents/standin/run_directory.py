@@ -7,30 +7,18 @@ environment, so that clean-up never guesses what is ours. Knows no container and
 
 from __future__ import annotations
 
-import ctypes
-import errno
 import os
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
 from agents.errors import ConfigError
+from agents.openat2 import Resolve, openat2
 
 #: In the environment of every process of a run: the absolute path of its directory.
 RUN_DIR_VARIABLE = "NODESHARE_RUN_DIR"
 _CLAIM = ".nodeshare-run"
 _CLAIM_TEXT = "Made by nodeshare: everything below this directory is removed with the run.\n"
-
-_SYS_OPENAT2 = 437  # the same on every architecture
-_RESOLVE_NO_XDEV, _RESOLVE_NO_SYMLINKS, _RESOLVE_BENEATH = 0x01, 0x04, 0x08
-
-
-class _OpenHow(ctypes.Structure):
-    _fields_ = [
-        ("flags", ctypes.c_uint64),
-        ("mode", ctypes.c_uint64),
-        ("resolve", ctypes.c_uint64),
-    ]
 
 
 def settle(directory: Path) -> Path:
@@ -162,22 +150,5 @@ def _attempt(act: Callable[[], None], path: Path, kept: list[Path]) -> None:
 
 
 def _open_beneath(parent: int, name: str) -> int:
-    how = _OpenHow(
-        os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC,
-        0,
-        _RESOLVE_NO_XDEV | _RESOLVE_NO_SYMLINKS | _RESOLVE_BENEATH,
-    )
-    libc = ctypes.CDLL(None, use_errno=True)
-    while True:
-        result = libc.syscall(
-            ctypes.c_long(_SYS_OPENAT2),
-            ctypes.c_long(parent),
-            os.fsencode(name),
-            ctypes.byref(how),
-            ctypes.c_size_t(ctypes.sizeof(how)),
-        )
-        if result >= 0:
-            return int(result)
-        number = ctypes.get_errno()
-        if number != errno.EAGAIN:  # a rename raced with the look-up: ask again
-            raise OSError(number, os.strerror(number), name)
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
+    return openat2(parent, name, flags, Resolve.NO_XDEV | Resolve.NO_SYMLINKS | Resolve.BENEATH)

@@ -21,6 +21,7 @@ import trio
 from agents import fuse, hostfs, mountinfo
 from agents.cgroups import LinuxCgroups
 from agents.errors import AgentError
+from agents.fuse_in_place import SingleTask
 from agents.hostfs import HostFs
 from agents.mounts import LinuxMounts, MountFlag
 from lxcfs_helper.compat.answers import Answers
@@ -68,7 +69,7 @@ async def _serve(options: argparse.Namespace) -> None:
         nursery.start_soon(_follow_signals, answers)
         if options.report is not None:
             nursery.start_soon(_report, host, root, answers, options)
-        await fuse.serve(root, descriptor, after_reply=root.prepare)
+        await fuse.serve(root, descriptor, SingleTask(root.prepare))
         nursery.cancel_scope.cancel()
 
 

@@ -96,11 +96,21 @@ def wanted(root: Path, run_dir: Path, host: HostFs) -> Wanted:
 
 
 class Keeper:
-    """`root` is what is configured at first; None: no root."""
+    """`root` is what is configured at first; None: no root. `start_holder` False: the holder has a
+    pod or a service of its own.
+    """
 
     def __init__(
-        self, root: Path | None, run_dir: Path, host: HostFs, mounts: Mounts, log: Logger
+        self,
+        root: Path | None,
+        run_dir: Path,
+        host: HostFs,
+        mounts: Mounts,
+        log: Logger,
+        *,
+        start_holder: bool = True,
     ) -> None:
+        self._start_holder = start_holder
         self._root, self._run_dir, self._host = root, run_dir, host
         self._mounts, self._log = mounts, log
         self._source = source_name(run_dir)
@@ -141,7 +151,9 @@ class Keeper:
                 return await connect(nursery, holder_start.socket_path(self._run_dir))
             self._tell(Standing())
             await self._sleep(math.inf)
-        return await holder_start.find_or_start(nursery, self._run_dir, self._host)
+        return await holder_start.find_or_start(
+            nursery, self._run_dir, self._host, start=self._start_holder
+        )
 
     async def _look_after(self, holder: HolderClient, nursery: trio.Nursery) -> None:
         """Until the holder is gone."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A small API server on loopback, over HTTPS: nodes and pods, with the rules one stumbles on.
+"""A small API server on loopback, over HTTPS: nodes, pods, Events, with the rules one stumbles on.
 
 Real are: the paths, optimistic concurrency (every write makes a new resourceVersion), JSON patches
 that are applied whole or not at all (422 when a `test` fails), field selectors, pages, and delete
@@ -40,6 +40,8 @@ class ApiServer:
     def __init__(self) -> None:
         self.nodes: dict[str, dict[str, Any]] = {}
         self.pods: dict[tuple[str, str], dict[str, Any]] = {}
+        self.events: dict[tuple[str, str], dict[str, Any]] = {}
+        self.leases: dict[tuple[str, str], dict[str, Any]] = {}
         self.requests: list[str] = []
         self.faults: list[int | str] = []
         self.before_patch: Callable[[], None] = lambda: None
@@ -145,6 +147,10 @@ class ApiServer:
         path, query = urlsplit(target).path, parse_qs(urlsplit(target).query)
         parts = path.strip("/").split("/")[2:]
         with self._lock:
+            if parts[3:4] == ["leases"]:
+                return self._lease(method, parts[2], parts[4:], body)
+            if parts[2:3] == ["events"]:
+                return self._event(method, parts[1], parts[3:], body, kind)
             match method, parts:
                 case "GET", ["nodes", name] if name in self.nodes:
                     return 200, self.nodes[name]
@@ -156,6 +162,27 @@ class ApiServer:
                 case "DELETE", ["namespaces", namespace, "pods", name]:
                     return self._delete(namespace, name, body)
         return _status(404, f"{path} not found")
+
+    def _event(self, method: str, namespace: str, names: list[str], body: Any, kind: str) -> Answer:
+        if method == "POST":
+            return self._create_event(namespace, body)
+        return self._patch_event(namespace, names[0], body, kind)
+
+    def _lease(self, method: str, namespace: str, names: list[str], body: Any) -> Answer:
+        """As the API server has it: what was changed meanwhile is not written over."""
+        key = (namespace, names[0] if names else body["metadata"]["name"])
+        found = self.leases.get(key)
+        if method == "GET" and found is not None:
+            return 200, found
+        if method == "POST" and found is not None:
+            return _status(409, f'leases "{key[1]}" already exists')
+        if method != "POST" and found is None:
+            return _status(404, f'leases "{key[1]}" not found')
+        version = body["metadata"].get("resourceVersion")
+        if found is not None and version != found["metadata"]["resourceVersion"]:
+            return _status(409, "the object has been modified")
+        self.leases[key] = self._stamped(copy.deepcopy(body))
+        return 201 if found is None else 200, self.leases[key]
 
     def _patch(self, name: str, body: Any, kind: str) -> Answer:
         if kind != "application/json-patch+json":
@@ -190,6 +217,24 @@ class ApiServer:
             return _status(409, f"Precondition failed: UID in precondition: {uid}")
         del self.pods[namespace, name]
         return 200, pod
+
+    def _create_event(self, namespace: str, body: Any) -> Answer:
+        key = (namespace, body["metadata"]["name"])
+        involved = body["involvedObject"]
+        if body["metadata"]["namespace"] != namespace or involved["namespace"] != namespace:
+            return _status(422, "involvedObject.namespace: does not match event.namespace")
+        if key in self.events:
+            return _status(409, f'events "{key[1]}" already exists')
+        self.events[key] = self._stamped(copy.deepcopy(body))
+        return 201, self.events[key]
+
+    def _patch_event(self, namespace: str, name: str, body: Any, kind: str) -> Answer:
+        if kind != "application/merge-patch+json":
+            return _status(415, f"{kind} is not tested here")
+        if (namespace, name) not in self.events:
+            return _status(404, f'events "{name}" not found')
+        self.events[namespace, name] |= body
+        return 200, self._stamped(self.events[namespace, name])
 
 
 def _status(code: int, message: str) -> Answer:
@@ -249,7 +294,7 @@ def _handler(api: ApiServer) -> type[BaseHTTPRequestHandler]:
             )
             self._send(code, json.dumps(answer).encode())
 
-        do_GET = do_PATCH = do_DELETE = _serve
+        do_GET = do_PATCH = do_POST = do_PUT = do_DELETE = _serve
 
         def _send(self, code: int, body: bytes) -> None:
             self.send_response(code)

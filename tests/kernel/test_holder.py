@@ -43,15 +43,30 @@ def cgroups_of(pid: int) -> set[str]:
     return {line for line in lines if ":cpuset:" not in line}
 
 
-async def test_holder_and_clients_leave_the_cgroups_of_the_agent(
-    held: HolderClient, tmp_path: Path
-) -> None:
-    groups = holder_start.own_cgroups(HOST.cgroup, holder_start.socket_path(tmp_path))
+def test_holder_and_clients_leave_the_cgroups_of_the_agent(tmp_path: Path) -> None:
+    """Whoever ends the agent's group, as systemd does with a unit, ends neither of them."""
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            held = await holder_start.find_or_start(nursery, tmp_path, HOST)
+            try:
+                client = await held.start(["sleep", "60"], environment={}, log=tmp_path / "log")
+                check_groups(tmp_path, held.pid, client.key.pid)
+            finally:
+                await held.shutdown(kill=True)
+                async for _ in held.exits:
+                    pass
+                await holder_start.clear(tmp_path, HOST)
+
+    trio.run(main)
+
+
+def check_groups(run_dir: Path, *pids: int) -> None:
+    groups = holder_start.own_cgroups(HOST.cgroup, holder_start.socket_path(run_dir))
     if not groups:
         pytest.skip("no cgroup hierarchy can be written here")
-    client = await held.start(["sleep", "60"], environment={}, log=tmp_path / "log")
     own = cgroups_of(os.getpid())
-    for pid in (held.pid, client.key.pid):
+    for pid in pids:
         assert not own & cgroups_of(pid)
         assert all(groups[0].name in line for line in cgroups_of(pid))
 
@@ -112,6 +127,42 @@ async def test_a_container_that_claims_to_be_a_client_is_not_adopted(
         for one in pretenders:
             one.kill()
             one.wait(LIMIT_S)
+
+
+async def test_a_client_that_acts_for_its_callers_is_adopted(
+    held: HolderClient, tmp_path: Path, nursery: trio.Nursery
+) -> None:
+    """A file server goes from one user to the next; when its holder dies it may be anybody."""
+    work = "import os, time; os.seteuid(65534); print('somebody', flush=True); time.sleep(60)"
+    client = await held.start(
+        [sys.executable, "-I", "-S", "-c", work], environment={}, log=tmp_path / "log"
+    )
+    with trio.fail_after(LIMIT_S):
+        while "somebody" not in (tmp_path / "log").read_text():
+            await trio.sleep(0.01)
+    key = identify(PROC, held.pid)
+    assert key is not None
+    signal_process(PROC, key, signal.SIGKILL)
+    again = await holder_start.find_or_start(nursery, tmp_path, HOST)
+    assert [one.key for one in await again.clients()] == [client.key]
+
+
+async def test_what_a_client_let_go_of_is_not_taken_for_it(
+    held: HolderClient, tmp_path: Path, nursery: trio.Nursery
+) -> None:
+    """As sshfs does with its ssh: an orphan with the client's environment."""
+    script = "(sleep 60 & echo orphan) ; exec sleep 60"
+    client = await held.start(["sh", "-c", script], environment={}, log=tmp_path / "log")
+    with trio.fail_after(LIMIT_S):
+        while "orphan" not in (tmp_path / "log").read_text():
+            await trio.sleep(0.01)
+    await until_named(client.key.pid, "sleep")
+    key = identify(PROC, held.pid)
+    assert key is not None
+    signal_process(PROC, key, signal.SIGKILL)
+    again = await holder_start.find_or_start(nursery, tmp_path, HOST)
+    assert [one.key for one in await again.clients()] == [client.key]
+    os.killpg(client.key.pid, signal.SIGKILL)  # the orphan as well: nobody else would
 
 
 async def until_named(pid: int, name: str) -> None:

@@ -19,8 +19,8 @@ import pytest
 from agents import mountinfo
 from agents.errors import Unavailable
 from agents.hostfs import PROC
-from agents.mounts import INERT, LinuxMounts, Propagation
-from agents.namespaces import NamespaceHelper, NoAnswer
+from agents.mounts import INERT, LinuxMounts, MountAttribute, Propagation
+from agents.namespaces import Below, NamespaceHelper, NoAnswer
 from tests.fakes.hanging_mount import HangingMounts
 
 
@@ -298,3 +298,49 @@ def _served(helper: NamespaceHelper, pidfd: int, target: Path, mount: int) -> bo
     except NoAnswer:
         return False
     return True
+
+
+def test_cover_what_was_meant_or_nothing(
+    helper: NamespaceHelper, pidfd: int, target: Path, detached: Detached
+) -> None:
+    helper.attach(pidfd, detached("one"), target)
+    (entry,) = mountinfo.at(mountinfo.read(PROC, pid_of(pidfd)), target)
+    with pytest.raises(OSError, match="Errno 116"):
+        helper.cover(pidfd, detached("two"), target, entry.mount_id + 1)
+    assert seen(pidfd, target) == "one"
+    helper.cover(pidfd, detached("two"), target, entry.mount_id)
+    assert (seen(pidfd, target), target.read_text()) == ("two", "the file below")
+    with pytest.raises(OSError, match="Errno 116"):
+        helper.cover(pidfd, detached("three"), target, entry.mount_id)
+    helper.detach(pidfd, target)
+    assert seen(pidfd, target) == "one"
+
+
+def test_what_lies_below_is_taken_along_and_our_own_mounts_stay(
+    helper: NamespaceHelper, pidfd: int, tmp_path: Path
+) -> None:
+    mounts, place, there = LinuxMounts(), tmp_path / "place", tmp_path / "there"
+    for path in (place, there):
+        path.mkdir()
+    try:
+        for name in ("below", "above"):
+            mounts.mount(name, place, "tmpfs", data="size=4k")
+            (place / name).write_text(name)
+        below, above = mountinfo.at(mountinfo.read(PROC), place)
+        copy = mounts.clone(place)
+        mounts.set_attributes(copy, MountAttribute.NONE, propagation=Propagation.SLAVE)
+        mounts_there = mountinfo.read(PROC, pid_of(pidfd))
+        holder = mountinfo.covering(mounts_there, there)
+        assert holder is not None
+        wrong = Below(str(place), 1, above.device)
+        with pytest.raises(OSError, match="Errno 116"):
+            helper.cover(pidfd, copy, there, holder.mount_id, wrong)
+        helper.cover(pidfd, copy, there, holder.mount_id, Below(str(place), 1, below.device))
+        os.close(copy)
+        stack = mountinfo.at(mountinfo.read(PROC, pid_of(pidfd)), there)
+        assert [entry.device for entry in stack] == [below.device, above.device]
+        assert mountinfo.at(mountinfo.read(PROC), place) == (below, above)
+        assert mountinfo.at(mountinfo.read(PROC), there) == ()
+    finally:
+        for _ in mountinfo.at(mountinfo.read(PROC), place):
+            mounts.unmount(place, detach=True)

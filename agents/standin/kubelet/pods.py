@@ -23,7 +23,9 @@ class ContainerStateName(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class ContainerStatus:
-    """One container now. `devices` is what it holds: resource name to sorted ids."""
+    """One container now. `devices` is what it holds: resource name to sorted ids; `last_words`
+    what its last run left as termination message.
+    """
 
     name: str
     state: ContainerStateName
@@ -34,6 +36,7 @@ class ContainerStatus:
     exit_code: int | None
     restarts: int
     devices: Mapping[str, tuple[str, ...]]
+    last_words: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +74,7 @@ class ContainerRecord:
     exit_code: int | None = None
     starts: int = 0
     due: float | None = 0.0
+    last_words: str = ""
 
     @property
     def done(self) -> bool:
@@ -107,6 +111,7 @@ class ContainerRecord:
             self.exit_code,
             self.restarts,
             {one.resource: tuple(sorted(one.ids)) for one in allocations},
+            self.last_words,
         )
 
     def ended(self, exit_code: int) -> None:

@@ -23,6 +23,7 @@ from agents.standin.kubelet.podresources_server import PodResourcesServer, RateL
 from agents.standin.kubelet.pods import PodRecord
 from agents.standin.kubelet.registration import RegistrationServer
 from agents.standin.kubelet.state import DeviceState
+from agents.standin.kubelet.termination_logs import TerminationLogs
 from agents.standin.kubelet.workers import PodWorkers
 from agents.standin.pods import Runtime
 
@@ -55,7 +56,13 @@ class Session:
         self.plugins = Plugins(plugin_directory, self.state, behaviour, events)
         self.admission = Admission(self.state, self.plugins, behaviour, events, rng)
         self.workers = PodWorkers(
-            self.state, self.plugins, self.admission, runtime, behaviour, events
+            self.state,
+            self.plugins,
+            self.admission,
+            runtime,
+            behaviour,
+            events,
+            TerminationLogs(kubelet_dir),
         )
         self._events = events
         self._registration = RegistrationServer(

@@ -18,6 +18,7 @@ from agents.standin.kubelet.events import EventKind, EventLog
 from agents.standin.kubelet.plugins import Plugins
 from agents.standin.kubelet.pods import ContainerRecord, ContainerStateName, PodRecord
 from agents.standin.kubelet.state import DeviceState
+from agents.standin.kubelet.termination_logs import TerminationLogs
 from agents.standin.pods import ContainerStart, RunningContainer, Runtime
 
 #: Longer than any bounded call that a worker makes: PreStartContainer 30 s, a runtime call 10 s.
@@ -37,8 +38,10 @@ class PodWorkers:
         runtime: Runtime,
         behaviour: Behaviour,
         events: EventLog,
+        logs: TerminationLogs,
     ) -> None:
         self._state = state
+        self._logs = logs
         self._plugins = plugins
         self._admission = admission
         self._runtime = runtime
@@ -74,6 +77,7 @@ class PodWorkers:
                 if container.id is not None:
                     self._runtime.stop(container.id, grace_s=grace_s)
                     self._runtime.remove(container.id)
+            self._logs.remove(pod.uid)
 
     def ended(self, pod: PodRecord, ended: RunningContainer) -> None:
         """A container was seen to have ended by itself, or by somebody's signal."""
@@ -84,6 +88,7 @@ class PodWorkers:
             if code is None or container.id != ended.start.id or not running or pod.deleting:
                 return
             container.ended(code)
+            container.last_words = self._logs.read(ended.start)
             if pod.restarts_after(code) and not container.done:
                 pause = self._pause(container.restarts)
                 text = f"back-off {pause:g}s restarting failed container={container.spec.name}"
@@ -150,7 +155,7 @@ class PodWorkers:
             pod.uid,
             container.spec,
             edits.env,
-            tuple(edits.volumes.values()),
+            (*edits.volumes.values(), self._logs.make(pod.uid, container.spec.name)),
             tuple(edits.devices.values()),
         )
 

@@ -165,6 +165,7 @@ async def test_clients_outlive_a_killed_holder_and_are_adopted(
     assert await again.clients() == (client,)
     await again.signal(client.key, signal.SIGTERM)
     assert (await exit_of(again)).ended == Ended(None)
+    os.killpg(client.key.pid, signal.SIGKILL)  # its child leads no session, and is nobody's
 
 
 async def test_a_new_holder_leaves_the_clients_of_another_socket_alone(
@@ -397,3 +398,39 @@ def test_on_cgroup_v1_it_gets_a_group_in_every_hierarchy_that_needs_no_set_up(
 
 def test_without_cgroups_it_stays_where_it_is(tmp_path: Path) -> None:
     assert holder_start.move_to_own_cgroups(tmp_path / "no", tmp_path / "holder.sock", 42) == ()
+
+
+async def test_one_with_a_place_of_its_own_is_only_looked_for(
+    tmp_path: Path, host: HostFs, nursery: trio.Nursery
+) -> None:
+    with pytest.raises(Unavailable, match=r"no holder at .*; start its pod.*node\.holder\.start"):
+        await holder_start.find_or_start(nursery, tmp_path, host, start=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+SLOW = "trap 'sleep 0.3; echo saved; exit 0' TERM; echo up; while :; do sleep 0.05; done"
+
+
+@pytest.mark.parametrize(
+    ("limit", "saved"),
+    [pytest.param("5", True, id="in time"), pytest.param("0.1", False, id="late")],
+)
+async def test_where_its_end_is_theirs_it_asks_its_clients_first(
+    tmp_path: Path, nursery: trio.Nursery, limit: str, saved: bool
+) -> None:
+    path, log = holder_start.socket_path(tmp_path), tmp_path / "log"
+    argv = ["--socket", str(path), "--proc", "/proc", "--end-clients", limit]
+    process = subprocess.Popen([sys.executable, holder.__file__, *argv])
+    with trio.fail_after(LIMIT_S):
+        while not path.exists():
+            await trio.sleep(0.01)
+        held = await connect(nursery, path)
+        client = await held.start(["sh", "-c", SLOW], environment={}, log=log)
+        while "up" not in log.read_text():
+            await trio.sleep(0.01)
+        process.terminate()
+        while process.poll() is None:
+            await trio.sleep(0.01)
+        assert ("saved" in log.read_text()) is saved
+        signal_process(Path("/proc"), client.key, signal.SIGKILL)
+    assert process.returncode == 0

@@ -62,7 +62,8 @@ def test_exit_is_awaited_with_a_limit(child: subprocess.Popen[bytes]) -> None:
     ("stat", "expected"),
     [
         (b"7 (a) b (c) S " + b" ".join(b"%d" % n for n in range(4, 30)), ProcessKey(7, 22)),
-        (b"7 (zombie) Z " + b" ".join(b"%d" % n for n in range(4, 30)), None),
+        (b"7 (zombie) Z " + b"0 " * 16 + b"1 0 22 0", None),
+        (b"7 (first thread ended) Z " + b"0 " * 16 + b"2 0 22 0", ProcessKey(7, 22)),
         (b"7 (cut", None),
         (b"", None),
     ],

@@ -7,7 +7,7 @@ import errno
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -73,13 +73,16 @@ class World:
         self.files = pretended(directory / "views")
         self.config = ViewConfig()
         self.demand = ToldDemand()
+        self.made: list[Coverage] = []
         self.coverage = self.agent()
 
     def agent(self) -> Coverage:
         host = host_fs(self.tree)
-        return Coverage(
+        made = Coverage(
             self.config, host, LinuxCgroups(host), self.files, lambda: self.now, self.demand
         )
+        self.made.append(made)
+        return made
 
     def show(self, *names: ViewName) -> None:
         """Show only these, from now on."""
@@ -120,8 +123,11 @@ CONTAINER = Container(ID, "main", Pod("ada", "jupyter", "uid"), PID)
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> World:
-    return World(tmp_path)
+def world(tmp_path: Path) -> Iterator[World]:
+    one = World(tmp_path)
+    yield one
+    for made in one.made:  # each file of a cgroup that it looks at stays open
+        made.close()
 
 
 def shown(order: Order) -> set[str]:

@@ -219,4 +219,5 @@ def test_trap_the_directory_is_made_anew(bench: Bench) -> None:
     assert names(bench.plugin_directory) == {"kubelet.sock", CHECKPOINT}
     assert kubelet.resources()[RESOURCE].allocated == 3
     kubelet.stop()
-    assert {path.name for path in bench.directory.iterdir()} == {"device-plugins", "pod-resources"}
+    found = {path.name for path in bench.directory.iterdir()}
+    assert found == {"device-plugins", "pod-resources", "pods"}

@@ -107,13 +107,19 @@ def share_document(share: Share) -> dict[str, object]:
     }
 
 
+def given_text(resource: str, count: int, memory: int) -> str:
+    """What was given of a resource, in one line; `memory` in bytes."""
+    return f"{resource}: {count} unit{'' if count == 1 else 's'}, {size_text(memory)} of GPU memory"
+
+
 def share_text(share: Share) -> str:
     """The same for people, as `status`."""
-    lines = [f"{share.resource}: {share.units} units, {size_text(share.memory)} of GPU memory"]
+    lines = [given_text(share.resource, share.units, share.memory)]
     lines += [
         f"  {size_text(device.memory)} on {device.profile or device.model} ({device.uuid})"
         for device in share.devices
     ]
     if share.simulated:
         lines.append("SIMULATED: this machine has no such GPU; nothing can be computed on it")
+    lines.append("What is used of it was not measured yet.")
     return "\n".join(lines) + "\n"

@@ -10,13 +10,13 @@ directory minutes later.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from dataclasses import dataclass
 from pathlib import Path
 
-from agents import mountinfo
 from agents.logs import get_logger
+from gpu_plugin import carriers
+from gpu_plugin.carriers import Home, home_of
 from gpu_plugin.identity import Allocation, Allocations
 from gpu_plugin.mismatch import Held, Mismatch, digests, mismatches
 
@@ -40,29 +40,17 @@ def held_by_pods(allocations: Iterable[Allocation], held: Held) -> set[str]:
     return names
 
 
-def mounted_names(proc: Path, names: frozenset[str]) -> set[str] | None:
-    """Those of `names` that any process has mounted, judged by the last component of the mount's
-    root: a forged one only keeps a directory longer. None when a process that
-    may belong to a pod could not be looked at.
+def mounted_names(proc: Path, home: Home, names: Set[str]) -> set[str] | None:
+    """Those of `names` that any process has mounted, of the directories of `home`. None when a
+    process that may belong to a pod could not be looked at.
     """
     found: set[str] = set()
-    seen: set[tuple[int, int, int]] = set()
-    for pid in filter(str.isdigit, os.listdir(proc)):
-        try:
-            namespace = (proc / pid / "ns/mnt").stat().st_ino
-            root = (proc / pid / "root").stat()
-            # Processes of one namespace see the same mounts, unless one has another root directory.
-            if (view := (namespace, root.st_dev, root.st_ino)) in seen:
-                continue
-            entries = mountinfo.read(proc, pid)
-        except (FileNotFoundError, ProcessLookupError):
-            continue  # it ended meanwhile, or is a zombie
-        except OSError:
-            if _may_be_in_a_pod(proc, pid):
-                return None
-            continue  # init of some machines lets nobody look, root included
-        seen.add(view)  # not before: one that ends while it is read tells nothing of the others
-        found |= names & {entry.root.rpartition("/")[2] for entry in entries}
+    for pid, carried in carriers.sweep(proc, home, names):
+        if carried is not None:
+            found |= carried
+        elif _may_be_in_a_pod(proc, str(pid)):
+            return None
+        # Else: init of some machines lets nobody look, root included.
     return found
 
 
@@ -100,7 +88,7 @@ class Cleaner:
         answer there must be no sweep.
         """
         names = self._allocations.names()
-        mounted = mounted_names(self._proc, names)
+        mounted = mounted_names(self._proc, home_of(self._allocations.containers), names)
         if mounted is None:
             self._unheld_since.clear()
             return Sweep()

@@ -12,6 +12,7 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 from agents import config
 from agents.agent import installed, models
@@ -24,7 +25,9 @@ from gpu_plugin.status import NodeStatus
 
 def add(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """The verbs of `nodeshare gpu`."""
-    parser = verbs.add_parser("ls", help="GPUs and MIG slices of this machine, and their units")
+    parser = verbs.add_parser(
+        "ls", help="GPUs and MIG slices of this machine, their units, and who uses them"
+    )
     parser.add_argument("--config", type=Path, metavar="FILE", help="with the units it would offer")
     _add_machine(parser)
     parser.add_argument("--json", action="store_true", help="as in /status.json")
@@ -180,12 +183,30 @@ def _list(options: argparse.Namespace) -> int:
     from gpu_plugin.tables import tables
 
     node, section = _configured(options.config)
-    status = look(on_machine(section, options.machine), node)
+    document = look(on_machine(section, options.machine), node).document()
+    if options.machine is None:
+        _add_use(document, node)
     if options.json:
-        print(json.dumps(status.document(), indent=2))
+        print(json.dumps(document, indent=2))
     else:
-        print("\n".join(lines(tables(status.document()))) or "no GPU")
+        print("\n".join(lines(tables(document))) or "no GPU")
     return 0
+
+
+def _add_use(document: dict[str, Any], node: config.NodeConfig) -> None:
+    """Who holds and uses what, as the agent that runs here tells it; nothing when none does."""
+    from agents.overview import look as ask
+    from gpu_plugin.agent import AGENT
+
+    (seen,) = ask([AGENT], node.run_dir)
+    told = seen.document or {}
+    document |= {key: told[key] for key in ("containers", "device_use", "acts") if key in told}
+    known = {device.get("uuid"): device for device in told.get("devices") or ()}
+    for device in document["devices"]:
+        same = known.get(device["uuid"], {})
+        if same.get("resource") == device["resource"]:
+            keys = ("units_allocated", "offers", "holders", "health")
+            device |= {key: same[key] for key in keys if key in same}
 
 
 def look(section: GpuPluginConfig, node: config.NodeConfig) -> NodeStatus:
@@ -199,8 +220,8 @@ def look(section: GpuPluginConfig, node: config.NodeConfig) -> NodeStatus:
     try:
         machine = nvml.machine()
         plan = resources.plan(section.resources, machine)
-        uuids = [device.uuid for device in inventory.devices_of(machine)]
-        usage = observation.usage(nvml, uuids, lambda *_: None)
+        devices = inventory.devices_of(machine)
+        usage = observation.usage(observation.readings(nvml, devices, lambda *_: None))
     finally:
         nvml.close()
     unknown: Holders | None = None

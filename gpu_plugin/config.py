@@ -25,6 +25,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from agents.config import FOR_RUNNING, HostPath, Section, Size
 from gpu_plugin.container_config import ContainerConfig
+from gpu_plugin.enforcement_config import EnforcementConfig, LimitConfig
 from gpu_plugin.health_config import HealthConfig
 
 GIB = 1 << 30
@@ -190,6 +191,7 @@ class ResourceRule(Section):
     split: bool = False
     exclusive: bool = False
     honest_capacity: HonestCapacity | None = None
+    limit: LimitConfig = LimitConfig()
 
     @property
     def sizes(self) -> dict[str, int | None]:
@@ -213,7 +215,7 @@ class ResourceRule(Section):
 _MEANINGLESS_WITH = {
     "exclusive": (
         "one unit is the whole device",
-        {"chunk", "reserved", "overcommit", "blocks", "honest_capacity"},
+        {"chunk", "reserved", "overcommit", "blocks", "honest_capacity", "limit"},
     ),
     "blocks": ("a unit is a block, and its number is exact", {"chunk", "honest_capacity"}),
     "split": ("a request may use what is left on any device", {"honest_capacity"}),
@@ -282,6 +284,7 @@ class GpuPluginConfig(Section):
     simulated_state: HostPath | None = None
     container: ContainerConfig = ContainerConfig()
     health: HealthConfig = HealthConfig()
+    enforcement: EnforcementConfig = EnforcementConfig()
 
     @model_validator(mode="after")
     def _consistent(self) -> GpuPluginConfig:

@@ -128,7 +128,7 @@ class ProcessKind(enum.Enum):
 @dataclass(frozen=True, slots=True)
 class GpuProcess:
     """A process that holds memory on a device. `pid` as the host numbers it; `used` None: not
-    available.
+    available. `utilisation` is its part of the device's time lately, 0 to 1 (None: not told).
     """
 
     pid: int
@@ -136,6 +136,7 @@ class GpuProcess:
     kind: ProcessKind
     gpu_instance: int | None = None
     compute_instance: int | None = None
+    utilisation: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -75,6 +75,9 @@ class PynvmlDriver:
     def utilisation(self, uuid: str) -> Utilisation:
         return self._sessions.run(lambda session: DriverQueries(session).utilisation(uuid))
 
+    def process_utilisation(self, uuid: str) -> Mapping[int, float]:
+        return self._sessions.run(lambda session: DriverQueries(session).process_utilisation(uuid))
+
     def wait_event(self, timeout_s: float) -> XidEvent | None:
         deadline = time.monotonic() + timeout_s
         while True:

@@ -90,6 +90,28 @@ class DriverQueries:
             return Utilisation(None, None)
         return Utilisation(rates.gpu / 100, rates.memory / 100)
 
+    def process_utilisation(self, uuid: str) -> dict[int, float]:
+        """By pid, the most of compute, memory, encoder and decoder, and the most of all samples.
+        Those have the driver's own time; a process without any was idle.
+        """
+        before, handle = self.session.sampled_until.get(uuid, 0), self.session.handle(uuid)
+        name = "nvmlDeviceGetProcessUtilization"
+        try:
+            samples = self.session.call(name, handle, before, device=uuid)
+        except DeviceIsGone:
+            # NVML says "not found" when there is no sample; of a device that is gone it knows no
+            # name either.
+            self.session.on(uuid, "nvmlDeviceGetUUID")
+            return {}
+        found: dict[int, float] = {}
+        for one in samples:
+            if one.timeStamp > before:  # an old driver fills the list up with what was told before
+                part = max(one.smUtil, one.memUtil, one.encUtil, one.decUtil) / 100
+                found[one.pid] = max(found.get(one.pid, 0.0), min(part, 1.0))
+        newest = max((one.timeStamp for one in samples), default=before)
+        self.session.sampled_until[uuid] = max(before, newest)
+        return found
+
     def processes(self, uuid: str) -> tuple[GpuProcess, ...]:
         """Raises NotSupported when not even compute processes are told: that is not "none"."""
         found: dict[tuple[Any, ...], GpuProcess] = {}

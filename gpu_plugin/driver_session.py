@@ -72,7 +72,7 @@ _MEANING: dict[str, tuple[type[AgentError], str | None]] = {
 
 class Session:
     """NVML between its initialisation and its shutdown. `handles` are by UUID, `event_sources` by
-    the address of a handle.
+    the address of a handle; `sampled_until` is the newest sample that was seen of each device.
 
     `number` counts the sessions. `ended`: it is void. `stale`: it works, but a new one is wanted;
     then `before_end` is called first.
@@ -83,6 +83,7 @@ class Session:
         self.number = number
         self.ended = self.stale = False
         self.handles: dict[str, Any] = {}
+        self.sampled_until: dict[str, int] = {}
         self.event_set: Any = None
         self.event_sources: dict[int, str] = {}
         self.before_end: Callable[[], object] | None = None

@@ -7,7 +7,8 @@ question is asked.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -26,6 +27,8 @@ from gpu_plugin.metrics import Counters
 from gpu_plugin.nvml import DeviceIsGone, NoDriver, Nvml
 from gpu_plugin.observation import Inventory
 from gpu_plugin.pci import gpus_on_bus
+from gpu_plugin.probing import Probing
+from gpu_plugin.readings import Readings
 from gpu_plugin.reopening import Reopening
 from gpu_plugin.status import Usage
 from gpu_plugin.xid_listener import XidListener
@@ -34,15 +37,17 @@ from gpu_plugin.xids import XidClass
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Seconds. `usage_s` passes between two looks at memory and processes, `idle_s` while all GPUs
-    are well and nobody uses them. `limit_s` is for one GPU, or for the driver as a whole;
-    `reopen_s` passes before a lost GPU is looked for in a new session, then twice that, and so on.
-    XIDs come in storms: there is a `pause_s` between two looks in any case, and `same_xid_s`
-    between two lines about one.
+    """Seconds. `usage_s` passes between two looks at memory and processes (unless who accounts for
+    them wants more), `idle_s` while all GPUs are well and nobody uses them; `patience_s` is waited
+    for a GPU that is slower than the others. `limit_s` is for one GPU, or for the driver as a
+    whole; `reopen_s` passes before a lost GPU is looked for in a new session, then twice that, and
+    so on. XIDs come in storms: there is a `pause_s` between two looks in any case, and
+    `same_xid_s` between two lines about one.
     """
 
     usage_s: float = 2.0
     idle_s: float = 4.0
+    patience_s: float = 0.25
     pause_s: float = 0.5
     inventory_s: float = 10.0
     limit_s: float = 10.0
@@ -53,8 +58,18 @@ class Timing:
     listen_again_s: float = 5.0
 
 
+#: Between two rounds of readings in any case, in seconds.
+_REST_S = 0.02
+
+
+async def _nobody(readings: Readings) -> None:
+    pass
+
+
 class DriverWatch:
-    """`problem` says why the driver cannot be asked (None: it can), `idle` that there is no GPU.
+    """`pace_s` may say after how many seconds the readings are wanted again (None: as usual).
+
+    `problem` says why the driver cannot be asked (None: it can), `idle` that there is no GPU.
     `revision` grows with every change of the inventory or of a verdict of `health`.
     """
 
@@ -75,25 +90,47 @@ class DriverWatch:
         self._known: dict[str, LostGpu] = {}
         self._names: dict[int, str] = {}
         self._failing: set[str] = set()
+        self._probing = Probing(nvml, self._lanes, self._answered)
+        self._clean_at: dict[int, float] = {}
         self._due = 0.0
-        self._wake = trio.Event()
+        self._look_now, self._probe_now = trio.Event(), trio.Event()
         self._reopening = Reopening(timing.reopen_s, timing.longest_reopen_s)
         self._said: dict[tuple[str, int], float] = {}
         self._changed: Callable[[], None] = lambda: None
+        self._probed: Callable[[Readings], Awaitable[None]] = _nobody
+        self.pace_s: Callable[[], float | None] = lambda: None
         self.health = Health(config)
         self.inventory: Inventory | None = None
         self.revision = 0
-        self.usage: Mapping[str, Usage] = {}
         self.problem: str | None = "the GPU driver was not asked yet"
         self.idle = False
         self._said_problem = False
 
-    async def run(self, changed: Callable[[], None]) -> None:
-        """Never returns; calls `changed` when there is something new to know."""
-        self._changed = changed
+    async def run(
+        self,
+        changed: Callable[[], None],
+        probed: Callable[[Readings], Awaitable[None]] = _nobody,
+    ) -> None:
+        """Never returns; calls `changed` when there is something new to know, and `probed` with
+        what the devices have told, before they are asked again.
+        """
+        self._changed, self._probed = changed, probed
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._listener.run, self._hear)
-            nursery.start_soon(self._watch)
+            # First listen, then look: what happens in between is seen one way or the other.
+            with trio.move_on_after(self._timing.listen_first_s):
+                await self._listener.tried.wait()
+            nursery.start_soon(self._keep_looking)
+            nursery.start_soon(self._keep_probing, nursery)
+
+    def probe_soon(self) -> None:
+        """Ask for readings before they are due, as something may have begun."""
+        self._probe_now.set()
+
+    @property
+    def usage(self) -> Mapping[str, Usage]:
+        """What each device told last, those that answer."""
+        return observation.usage(self._probing.readings)
 
     @property
     def unmonitored(self) -> Mapping[str, str]:
@@ -102,25 +139,44 @@ class DriverWatch:
             return {}
         return self._listener.unmonitored([gpu.uuid for gpu in self.inventory.machine.gpus])
 
-    async def _watch(self) -> None:
-        # First listen, then look: what happens in between is seen one way or the other.
-        with trio.move_on_after(self._timing.listen_first_s):
-            await self._listener.tried.wait()
+    async def _keep_looking(self) -> None:
         while True:
-            if trio.current_time() >= self._due:
-                self._due = trio.current_time() + self._timing.inventory_s
-                await self._look()
-            await self._probe()
+            self._due = trio.current_time() + self._timing.inventory_s
+            was_called = self._look_now.is_set()
+            self._look_now = trio.Event()
+            before = self._devices()
+            await self._look()
             self._changed()
+            if was_called or before != self._devices():
+                self._probe_now.set()
             await trio.sleep(self._timing.pause_s)
-            pace_s = self._timing.idle_s if self._is_quiet() else self._timing.usage_s
-            with trio.move_on_after(pace_s - self._timing.pause_s):
-                await self._wake.wait()
-            self._wake = trio.Event()
+            with trio.move_on_at(self._due):
+                await self._look_now.wait()
 
-    def _is_quiet(self) -> bool:
-        """Nothing is to be seen: to ask so many GPUs so often costs more than all the rest here."""
-        return self.health.is_well and not any(one.processes != 0 for one in self.usage.values())
+    def _devices(self) -> tuple[Device, ...] | None:
+        return None if self.inventory is None else devices_of(self.inventory.machine)
+
+    async def _keep_probing(self, nursery: trio.Nursery) -> None:
+        while True:
+            await self._probe_now.wait()  # the machine is known
+            self._probe_now = trio.Event()
+            began = trio.current_time()
+            await self._probe(nursery)
+            self._changed()
+            wanted_s = self.pace_s()
+            due = began + (self._usual_s() if wanted_s is None else wanted_s)
+            left_s = due - trio.current_time()
+            await trio.sleep(min(self._timing.pause_s, max(_REST_S, left_s)))
+            with trio.move_on_at(due):
+                await self._probe_now.wait()
+            self._probe_now.set()
+
+    def _usual_s(self) -> float:
+        """While nothing is to be seen, to ask so many GPUs so often costs more than all else."""
+        used = any(one.processes for one in self._probing.readings.values())
+        told = all(one.processes is not None for one in self._probing.readings.values())
+        quiet = self.health.is_well and told and not used
+        return self._timing.idle_s if quiet else self._timing.usage_s
 
     async def _look(self) -> None:
         """At the whole machine. Without an answer, all stays as it was known."""
@@ -177,45 +233,44 @@ class DriverWatch:
         vanished = [lost for uuid, lost in self._known.items() if uuid not in told]
         return replace(machine, lost=(*machine.lost, *vanished))
 
-    async def _probe(self) -> None:
-        """Ask every device of every GPU for its memory and processes."""
-        if self.inventory is None:
-            return
-        by_gpu: dict[int, list[Device]] = {}
-        for device in devices_of(self.inventory.machine):
-            by_gpu.setdefault(device.gpu_index, []).append(device)
-        usage: dict[str, Usage] = {}
-        async with trio.open_nursery() as nursery:
-            for index, devices in by_gpu.items():
-                nursery.start_soon(self._probe_gpu, index, devices, usage)
-        self.usage = usage
+    async def _probe(self, nursery: trio.Nursery) -> None:
+        """Ask every device of every GPU."""
+        patience_s = min(self._timing.patience_s, self.pace_s() or math.inf)
+        await self._probed(await self._probing.round(self._devices() or (), patience_s, nursery))
 
-    async def _probe_gpu(
-        self, index: int, devices: Sequence[Device], usage: dict[str, Usage]
+    def _answered(
+        self, devices: Sequence[Device], failed: Mapping[str, AgentError], late: Unavailable | None
     ) -> None:
-        failed: dict[str, AgentError] = {}
-        uuids = [device.uuid for device in devices]
-        try:
-            usage |= await self._lanes.ask_gpu(
-                index,
-                lambda: observation.usage(self._nvml, uuids, failed.setdefault),
-            )
-        except Unavailable as error:
-            problem = self._lanes.reason(error)
-            answers: dict[Device, str | None] = dict.fromkeys(devices, problem)
+        """Devices of one GPU, and which of them did not answer; `late`: nothing did."""
+        if late is not None:
+            answers: dict[Device, str | None] = dict.fromkeys(devices, self._lanes.reason(late))
         else:
             # One that is gone is no sick one: the next look finds out what took its place.
             present = [d for d in devices if not isinstance(failed.get(d.uuid), DeviceIsGone)]
             answers = {d: str(failed[d.uuid]) if d.uuid in failed else None for d in present}
             if failed.keys() - self._failing:  # see what is still there, at once
-                self._due = 0.0
-                self._wake.set()
-            self._failing = self._failing.difference(uuids) | failed.keys()
-        before = [self.health.verdict(device) for device in devices]
-        self.health.probed(answers)
-        if before != [self.health.verdict(device) for device in devices]:
-            self.revision += 1
-            self._changed()
+                self._look_soon()
+            self._failing = self._failing.difference(d.uuid for d in devices) | failed.keys()
+        if any(answers.values()) or self._is_new(devices[0].gpu_index):
+            before = [self.health.verdict(device) for device in devices]
+            self.health.probed(answers)
+            if before != [self.health.verdict(device) for device in devices]:
+                self.revision += 1
+                self._changed()
+
+    def _is_new(self, index: int) -> bool:
+        """Whether a clean answer of this GPU says more of its health than the one before: so many
+        in a row end an ailment, and the pace of the readings is another's choice.
+        """
+        now = trio.current_time()
+        if now - self._clean_at.get(index, -math.inf) < self._timing.usage_s * 0.9:
+            return False
+        self._clean_at[index] = now
+        return True
+
+    def _look_soon(self) -> None:
+        self._due = 0.0
+        self._look_now.set()
 
     def _hear(self, event: XidEvent) -> None:
         """In the event loop, at once, whatever else is being waited for."""
@@ -235,8 +290,7 @@ class DriverWatch:
         if kind is not XidClass.APPLICATION:
             self.revision += 1
             self._changed()
-        self._due = 0.0
-        self._wake.set()
+        self._look_soon()
 
     async def _without_driver(self, error: NoDriver) -> None:
         """A node without a GPU needs none."""

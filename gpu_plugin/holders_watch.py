@@ -20,6 +20,7 @@ from agents.logs import Logger
 from agents.podresources import PodDevices, PodResources
 from agents.threads import Worker
 from gpu_plugin import holders
+from gpu_plugin.carriers import home_of
 from gpu_plugin.cleanup import Cleaner, mounted_names
 from gpu_plugin.identity import Allocations
 from gpu_plugin.ledger import Ledger, held_by
@@ -56,7 +57,7 @@ class HoldersWatch:
         log: Logger,
     ) -> None:
         self._podresources, self._ledger, self._timing = podresources, ledger, timing
-        self._ours, self._proc = ours, proc
+        self._ours, self._proc, self._directory = ours, proc, allocations.containers
         self._counters, self._log = counters, log
         self._cleaner = Cleaner(allocations, proc, grace_s=timing.cleanup_grace_s)
         self._kubelet = Worker("podresources")
@@ -107,7 +108,7 @@ class HoldersWatch:
 
     def _carried(self, names: frozenset[str]) -> set[str] | None:
         try:
-            return mounted_names(self._proc, names)
+            return mounted_names(self._proc, home_of(self._directory), names)
         except OSError:
             return None
 

@@ -4,6 +4,7 @@ read-only.
 
     <state>/gpu/containers/<allocation>.<nonce>/      what the container may see
     <state>/gpu/allocations/<allocation>.<nonce>.json  what was given, for the host alone
+    <state>/gpu/standing/                             what every directory has from the start
 
 The kubelet names no pod in Allocate; whoever carries the mount of this very directory (device and
 inode) holds these units. Freed units go to the next pod at once, so a name is never used twice. The
@@ -34,12 +35,12 @@ from types import MappingProxyType
 from agents.errors import Unavailable
 from agents.logs import get_logger
 from agents.threads import ThreadLane
-from gpu_plugin import units
+from gpu_plugin import container_files, units
 from gpu_plugin.allocation import Hardware, Share, share_document, share_text
+from gpu_plugin.container_files import StandingFiles
 
 #: The kubelet's pod loop waits for Allocate, so Allocate does not wait for a disk that hangs.
 _DISK_LIMIT_S = 3.0
-_READABLE = 0o644
 _PRIVATE = 0o600
 _NAME = re.compile(r"[0-9a-f]{16}\.[0-9a-f]{8}")
 
@@ -75,6 +76,7 @@ class Allocations:
     def __init__(self, directory: Path) -> None:
         self.containers = directory / "containers"
         self.records = directory / "allocations"
+        self._standing = StandingFiles(directory / "standing")
         self._disk = ThreadLane(
             f"the disk of {str(directory)!r}", remedy="look at the disk of node.state_dir"
         )
@@ -82,10 +84,11 @@ class Allocations:
         self._writing = threading.Lock()
 
     def prepare(self) -> None:
-        """Make the two parents. Raises Unavailable."""
+        """Make the parents. Raises Unavailable."""
         try:
             self.containers.mkdir(mode=0o755, parents=True, exist_ok=True)
             self.records.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._standing.prepare()
         except OSError as error:
             raise _cannot("make", self.containers, error) from error
 
@@ -129,6 +132,7 @@ class Allocations:
         directory = self.containers / name
         directory.mkdir()
         _fill(directory, files)
+        self._standing.link(directory, container_files.standing())
 
     def mend(self, allocation: Allocation) -> bool:
         """Make again what is missing of a directory that a container holds or will come back to:
@@ -137,17 +141,16 @@ class Allocations:
         """
         with self._writing:
             directory = self.containers / allocation.name
-            missing = {
-                name: text
-                for name, text in allocation.files.items()
-                if not (directory / name).exists()
-            }
+            wanted = {**allocation.files, **container_files.standing()}
+            missing = {name for name in wanted if not (directory / name).exists()}
             if not missing:
                 return False
             directory.mkdir(exist_ok=True)
             if _place(directory) is None:
                 return False  # somebody's link
-            _fill(directory, missing)
+            given = allocation.files
+            _fill(directory, {name: given[name] for name in given if name in missing})
+            self._standing.link(directory, sorted(missing - given.keys()))
             return True
 
     def restore(self, name: str, resource: str, ids: Iterable[str]) -> None:
@@ -156,7 +159,11 @@ class Allocations:
         """
         directory = self.containers / name
         found = directory.stat()
-        files = {path.name: path.read_text() for path in directory.iterdir() if path.is_file()}
+        files = {
+            path.name: path.read_text()
+            for path in directory.iterdir()
+            if path.is_file() and path.name not in container_files.standing()
+        }
         given = {uuid: sorted(numbers) for uuid, numbers in units.group(ids).items()}
         self._record(name, _encode(resource, given, found.st_mtime_ns, files))
 
@@ -164,7 +171,7 @@ class Allocations:
         """Whole or not at all: somebody may read it now."""
         new = self.records / f".{name}.new"
         try:
-            _write(new, text, _PRIVATE)
+            container_files.create_file(new, text, _PRIVATE)
             new.rename(self.records / f"{name}.json")
         except OSError:
             new.unlink(missing_ok=True)
@@ -182,7 +189,7 @@ class Allocations:
                 found.append(self._decode(path.stem, path.read_text()))
             except FileNotFoundError:
                 continue
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
+            except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
                 get_logger().warning(
                     "allocation record unreadable", path=str(path), error=repr(error)
                 )
@@ -227,9 +234,17 @@ class Allocations:
             },
             place=_place(self.containers / name),
             hardware={
-                str(uuid): Hardware(**found) for uuid, found in record.get("hardware", {}).items()
+                str(uuid): _hardware(**found) for uuid, found in record.get("hardware", {}).items()
             },
         )
+
+
+def _hardware(
+    gpu_uuid: object, gpu_instance: object, memory: object, unit_memory: object
+) -> Hardware:
+    """Raises TypeError, ValueError: it was written by somebody else."""
+    instance = None if gpu_instance is None else int(str(gpu_instance))
+    return Hardware(str(gpu_uuid), instance, int(str(memory)), int(str(unit_memory)))
 
 
 def _place(directory: Path) -> tuple[int, int] | None:
@@ -266,14 +281,7 @@ def _encode(
 def _fill(directory: Path, files: Mapping[str, str]) -> None:
     directory.chmod(0o755)  # the container's user reads it, whatever our umask
     for name, text in files.items():
-        _write(directory / name, text, _READABLE)
-
-
-def _write(path: Path, text: str, mode: int) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
-    with os.fdopen(descriptor, "w") as file:
-        os.fchmod(descriptor, mode)
-        file.write(text)
+        container_files.create_file(directory / name, text, container_files.mode(name))
 
 
 def _cannot(what: str, path: Path, error: OSError) -> Unavailable:

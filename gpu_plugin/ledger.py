@@ -99,7 +99,9 @@ class Claim:
 
 
 class Ledger:
-    """`changed` is called, from any thread, whenever what is in use may be another."""
+    """`changed` is called, from any thread, whenever what is in use may be another; of a claim when
+    it is kept or dropped.
+    """
 
     def __init__(
         self,
@@ -133,7 +135,6 @@ class Ledger:
             number = next(self._numbers)
             self._live[number] = _Live(taken, self._clock())
             self._add(taken)
-        self._changed()
         return Claim(self, number)
 
     def offered(self, resource: Resource) -> Resource:
@@ -149,6 +150,7 @@ class Ledger:
     def keep(self, number: int, name: str) -> None:
         with self._lock:
             self._live[number].name = name
+        self._changed()  # not before: whom it wakes would slow the kubelet's call down
 
     def drop(self, number: int) -> None:
         with self._lock:

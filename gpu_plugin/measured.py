@@ -60,6 +60,9 @@ class MeasuredNvml:
     def utilisation(self, uuid: str) -> Utilisation:
         return self._timed("utilisation", lambda: self._nvml.utilisation(uuid))
 
+    def process_utilisation(self, uuid: str) -> Mapping[int, float]:
+        return self._timed("process_utilisation", lambda: self._nvml.process_utilisation(uuid))
+
     def wait_event(self, timeout_s: float) -> XidEvent | None:
         with self._counting("events"):
             return self._nvml.wait_event(timeout_s)

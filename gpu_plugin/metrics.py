@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric
 from prometheus_client.core import GaugeMetricFamily
 
-from agents.metrics import GuardedCollector
+from agents.metrics import Collect, GuardedCollector
 from gpu_plugin.mismatch import Mismatch, MismatchKind
 from gpu_plugin.status import DeviceStatus, NodeStatus
 
@@ -87,6 +87,12 @@ class Counters:
             buckets=(0.001, 0.01, 0.1, 1, 10),
             registry=registry,
         )
+        self.scan_seconds = Histogram(
+            "nodeshare_gpu_scan_seconds",
+            "Own work of one look at who uses which GPU, without the driver's time.",
+            buckets=(0.001, 0.002, 0.005, 0.01, 0.025, 0.1, 0.5, 1, 5),
+            registry=registry,
+        )
         self.xids = Counter(
             "nodeshare_gpu_xid_events",
             "Errors that the driver reported, by XID code and what it does to units.",
@@ -105,14 +111,15 @@ class Counters:
                 self.mismatches.labels(resource, kind.value).set(count)
 
 
-def collector(status: Callable[[], NodeStatus]) -> GuardedCollector:
-    """The gauges, to be registered once."""
+def collector(status: Callable[[], NodeStatus], containers: Collect) -> GuardedCollector:
+    """The gauges, to be registered once. `containers` are those of `container_metrics`."""
     return GuardedCollector(
         "nodeshare_gpu",
         {
             "devices": lambda: _devices(status()),
             "units": lambda: _units(status()),
             "node": lambda: _node(status()),
+            "containers": containers,
         },
     )
 

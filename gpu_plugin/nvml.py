@@ -89,6 +89,13 @@ class Nvml(Protocol):
     def utilisation(self, uuid: str) -> Utilisation:
         """Both None on a slice, and on a GPU in MIG mode. Raises GpuIsLost, NvmlUnavailable."""
 
+    def process_utilisation(self, uuid: str) -> Mapping[int, float]:
+        """What part of a GPU's time each process (by pid) used since this was asked before (the
+        first time: lately), 0 to 1; those that are not named used none. For one asker.
+
+        Raises NotSupported (MIG, or not told by this driver), GpuIsLost, NvmlUnavailable.
+        """
+
     def wait_event(self, timeout_s: float) -> XidEvent | None:
         """The next XID event since the first call; None when none came in time.
 

@@ -7,16 +7,18 @@ Knows no rule and no kubelet.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from agents.errors import AgentError
 from agents.hostfs import HostFs
 from gpu_plugin.device_nodes import missing, nodes_of
-from gpu_plugin.devices import Machine
-from gpu_plugin.inventory import devices_of
+from gpu_plugin.devices import GpuProcess, Machine
+from gpu_plugin.inventory import Device, devices_of
 from gpu_plugin.nvml import DriverIsGone, Nvml
 from gpu_plugin.pci import gpus_on_bus
+from gpu_plugin.readings import Reading, Readings
 from gpu_plugin.status import Usage
 
 #: NVML's nvmlDeviceSetMemoryLimits_v1 came with this driver branch.
@@ -59,31 +61,93 @@ def _limits_memory(machine: Machine, host: HostFs) -> bool:
     return unified and release.isdigit() and int(release) >= _LIMITS_SINCE
 
 
-def usage(
-    nvml: Nvml, uuids: Iterable[str], failed: Callable[[str, AgentError], object]
-) -> dict[str, Usage]:
-    """Memory and processes by device; one that does not answer is left out, and `failed` is told
-    why. Raises NvmlUnavailable when the driver as a whole is away.
+def readings(
+    nvml: Nvml, devices: Sequence[Device], failed: Callable[[str, AgentError], object]
+) -> dict[str, Reading]:
+    """Memory, processes and utilisation, each asked for once; a device that does not answer is left
+    out, and `failed` is told why. Raises NvmlUnavailable when the driver as a whole is away.
     """
-    found: dict[str, Usage] = {}
-    for uuid in uuids:
+    found: dict[str, Reading] = {}
+    lists: dict[str, _Lists] = {}
+    for device in devices:
+        asked_at = time.clock_gettime(time.CLOCK_BOOTTIME)
         try:
-            used = nvml.memory(uuid).used
+            memory = nvml.memory(device.uuid)
         except DriverIsGone:
             raise
         except AgentError as error:
-            failed(uuid, error)
+            failed(device.uuid, error)
             continue
-        found[uuid] = Usage(used, _processes(nvml, uuid))
+        if device.gpu_instance is None:
+            processes = _with_utilisation(nvml, device.uuid, _processes(nvml, device.uuid))
+            found[device.uuid] = Reading(
+                device.uuid, memory, processes, _utilisation(nvml, device.uuid), asked_at
+            )
+        else:
+            if device.gpu_uuid not in lists:
+                lists[device.gpu_uuid] = _Lists(nvml, device.gpu_uuid, asked_at)
+            of_gpu = lists[device.gpu_uuid]
+            found[device.uuid] = Reading(
+                device.uuid, memory, of_gpu.of(device), None, of_gpu.asked_at
+            )
     return found
 
 
-def _processes(nvml: Nvml, uuid: str) -> int | None:
+def usage(found: Readings) -> dict[str, Usage]:
+    """What of it people are told of a device as a whole."""
+    return {uuid: Usage(one.memory.used, _count(one.processes)) for uuid, one in found.items()}
+
+
+class _Lists:
+    """The process lists of a GPU's slices, from one question to the GPU: its list says of each
+    process which instance it is on. Where that is forbidden, or not told, each slice is asked.
+    """
+
+    def __init__(self, nvml: Nvml, gpu: str, asked_at: float) -> None:
+        self._nvml, self.asked_at = nvml, asked_at
+        listed = _processes(nvml, gpu)
+        told = listed is not None and all(one.gpu_instance is not None for one in listed)
+        self._listed = listed if told else None
+
+    def of(self, device: Device) -> tuple[GpuProcess, ...] | None:
+        if self._listed is None:
+            return _processes(self._nvml, device.uuid)
+        place = (device.gpu_instance, device.compute_instance)
+        return tuple(
+            one for one in self._listed if (one.gpu_instance, one.compute_instance) == place
+        )
+
+
+def _processes(nvml: Nvml, uuid: str) -> tuple[GpuProcess, ...] | None:
     """None: not told. Whether the device is well is what its memory tells."""
     try:
-        return len({process.pid for process in nvml.processes(uuid)})
+        return nvml.processes(uuid)
     except AgentError:
         return None
+
+
+def _with_utilisation(
+    nvml: Nvml, uuid: str, processes: tuple[GpuProcess, ...] | None
+) -> tuple[GpuProcess, ...] | None:
+    """Where the driver tells it by process; nobody is asked for a device without any."""
+    if not processes:
+        return processes
+    try:
+        parts = nvml.process_utilisation(uuid)
+    except AgentError:
+        return processes
+    return tuple(replace(one, utilisation=parts.get(one.pid, 0.0)) for one in processes)
+
+
+def _utilisation(nvml: Nvml, uuid: str) -> float | None:
+    try:
+        return nvml.utilisation(uuid).gpu
+    except AgentError:
+        return None
+
+
+def _count(processes: tuple[GpuProcess, ...] | None) -> int | None:
+    return None if processes is None else len({process.pid for process in processes})
 
 
 def _unlisted(machine: Machine, host: HostFs) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from agents.agent import Status
 from agents.tables import UNKNOWN, Table, size, text
+from gpu_plugin import container_tables
 
 _COLUMNS = (
     "GPU",
@@ -25,7 +26,7 @@ _COLUMNS = (
 
 
 def tables(status: Status) -> Sequence[Table]:
-    """One table of all devices; nothing before the first look at them."""
+    """All devices, and who uses them; nothing before the first look at them."""
     devices = status.get("devices") or ()
     notes = [str(problem) for problem in status.get("problems") or ()]
     if status.get("idle"):
@@ -36,7 +37,8 @@ def tables(status: Status) -> Sequence[Table]:
         return ()
     title = "GPUs (SIMULATED: no real device)" if status.get("simulated") else "GPUs"
     rows = [_row(device) for device in devices]
-    return (Table(title, _COLUMNS, rows, "\n".join(notes), measured=frozenset({"used"})),)
+    devices_table = Table(title, _COLUMNS, rows, "\n".join(notes), measured=frozenset({"used"}))
+    return (devices_table, *container_tables.tables(status))
 
 
 def _row(device: Mapping[str, Any]) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ file.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from agents.processes import identify
@@ -26,13 +26,16 @@ DEMANDS = {
 
 @dataclass(frozen=True, slots=True)
 class Hold:
-    """Memory that one process holds on one device. `used` None: the driver cannot tell."""
+    """Memory that one process holds on one device. `used` None: the driver cannot tell. `busy`
+    percent of the device's time are its own.
+    """
 
     uuid: str
     pid: int
     start_ticks: int | None
     used: int | None
     kinds: tuple[ProcessKind, ...]
+    busy: int = 0
 
     def alive(self, proc: Path) -> bool:
         """Whether the process is still the one that took the memory."""
@@ -89,6 +92,11 @@ def _hold(state: State, rest: str) -> None:
     state.holds[uuid, int(pid)] = Hold(
         uuid, int(pid), _number(start), _number(used), tuple(map(ProcessKind, kinds.split("+")))
     )
+
+
+def _busy(state: State, rest: str) -> None:
+    uuid, pid, percent = rest.split(" ")
+    state.holds[uuid, int(pid)] = replace(state.holds[uuid, int(pid)], busy=int(percent))
 
 
 def _release(state: State, rest: str) -> None:
@@ -165,6 +173,7 @@ def _number(word: str) -> int | None:
 
 _VERBS: dict[str, Callable[[State, str], None]] = {
     "hold": _hold,
+    "busy": _busy,
     "release": _release,
     "utilisation": _utilisation,
     "lose": lambda state, rest: state.lost.add(rest),

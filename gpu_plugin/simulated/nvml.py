@@ -123,6 +123,14 @@ class SimulatedNvml:
         gpu, memory = state.utilisation.get(uuid, (0, 0))
         return Utilisation(gpu / 100, memory / 100)
 
+    def process_utilisation(self, uuid: str) -> Mapping[int, float]:
+        device = self._door.device(uuid)
+        state = self._door.enter("nvmlDeviceGetProcessUtilization", device)
+        if isinstance(device, SimulatedSlice) or device.mig is MigMode.ENABLED:
+            raise NotSupported(f"{uuid}: a slice tells nothing of what its processes do")
+        holds = (hold for hold, _ in self._holds(state, device))
+        return {hold.pid: hold.busy / 100 for hold in holds if hold.busy}
+
     def wait_event(self, timeout_s: float) -> XidEvent | None:
         deadline = time.monotonic() + timeout_s
         while True:

@@ -9,6 +9,7 @@ one blank; `-` stands for "none"; a device is the UUID of a GPU or a slice; memo
 
     hold <device> <pid> <start ticks|-> <bytes|-> <kinds>   a process (pid on the host) has memory
                                        while it lives; compute, graphics, mps, joined by `+`
+    busy <device> <pid> <percent>      its part of the device's time, until its next `hold`
     release <device|*> <pid>           it holds no more
     utilisation <gpu> <gpu %> <memory %>
     lose <gpu> | recover <gpu>         fallen off the bus | back
@@ -99,6 +100,10 @@ class SimulatedState:
             raise Unavailable(f"no process has the pid {pid}: it cannot hold GPU memory")
         words = "+".join(kind.value for kind in kinds)
         self._append("hold", uuid, pid, key.start_ticks, used, words)
+
+    def busy(self, uuid: str, pid: int, percent: int) -> None:
+        """From now on the process uses that part of the device's time."""
+        self._append("busy", uuid, pid, percent)
 
     def release(self, pid: int, uuid: str = "*") -> None:
         """It holds nothing on the device (on any, unless named) any more."""

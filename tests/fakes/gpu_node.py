@@ -21,6 +21,7 @@ from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from agents.hostfs import CGROUP
 from agents.standin.kubelet import EmbeddedKubelet, PodStatus
 from agents.standin.pods import ContainerSpec, PodSpec
 from gpu_plugin.simulated.description import SimulatedMachine, load_machine
@@ -33,7 +34,7 @@ LIMIT_S = 20.0
 
 CONFIG = """
 node:
-  host: {{dev: {0}/dev}}
+  host: {{dev: {0}/dev, cgroup: {5}}}
   run_dir: {3}
   state_dir: {0}/state
   kubelet_dir: {0}/kubelet
@@ -70,13 +71,16 @@ class Agent:
         resources: str = RESOURCES,
         source: str = SIMULATED,
         environment: Mapping[str, str] | None = None,
+        cgroup: Path = CGROUP,
     ) -> None:
         self.directory, self.run_dir = directory, directory / copy
         self.environment = {**os.environ, **(environment or {})}
         self.config = directory / f"{copy}.yaml"
         source = source.format(directory)
         resources = resources.format(chunk)
-        self.config.write_text(CONFIG.format(directory, resources, container, self.run_dir, source))
+        self.config.write_text(
+            CONFIG.format(directory, resources, container, self.run_dir, source, cgroup)
+        )
         self.process = self._start()
 
     def _start(self) -> subprocess.Popen[bytes]:

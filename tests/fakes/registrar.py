@@ -100,7 +100,7 @@ class Registrar(pb_grpc.RegistrationServicer):
             watch = Watch(self.plugins / request.endpoint)
         except grpc.RpcError as error:  # the plugin has just ended
             context.abort(grpc.StatusCode.UNKNOWN, str(error))
-        self._watches.append(watch)
         watch.start()
+        self._watches.append(watch)
         self.registered.put(watch)
         return pb.Empty()

@@ -6,17 +6,22 @@ what the kubelet was told to hand over is there, and the container is known by i
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from agents import mountinfo
+from agents import mountinfo, processes
+from agents.container_cgroups import ContainerCgroup
 from agents.cri import CriContainers
 from agents.hostfs import PROC, HostFs
 from agents.standin.pods import ContainerSpec, PodPhase, PodSpec, RestartPolicy
 from gpu_plugin.cleanup import Cleaner
 from gpu_plugin.identity import Allocations
+from gpu_plugin.process_origins import ProcessOrigins
 from gpu_plugin.simulated.description import load_machine
+from gpu_plugin.simulated.state import SimulatedState
 from tests.fakes.containerd.node import GPU, Node
 from tests.fakes.nvml.shared_object import build
 
@@ -124,6 +129,7 @@ def test_a_container_has_its_gpu_and_no_other(node: Node, library: Path) -> None
     for place in (PLACE, "/run/nodeshare/allocations/nodeshare_gpu-memory", "/opt/lab"):
         refused = f"touch {place}/x 2>&1 || umount {place} 2>&1 || echo refused"
         assert node.shell(refused).endswith("refused"), place
+    sees_what_it_uses(node)
 
 
 def test_a_container_is_known_by_its_directory_as_long_as_it_lives(
@@ -186,3 +192,52 @@ def test_two_resources_are_listed_as_mounts(node: Node, library: Path) -> None:
         node.shell(f"cat /run/nodeshare/allocations/{name}/share.json")
         for name in ("nodeshare_gpu-memory", "nodeshare_mig-own")
     }
+
+
+def test_what_a_pods_processes_hold_is_told_by_its_names(node: Node, library: Path) -> None:
+    """Those that runc started inside later, too."""
+    node.driver(library, MACHINE, NODES, "{}")
+    node.run("gpu")
+    node.until(lambda: offered(node, GPU) == 62, "units are offered")
+    notebook(node, memory=8)
+    node.shell("sleep 1000000 >/dev/null 2>&1 &")
+    id_ = node.runtime.id(POD, "notebook")
+    origins = map(ProcessOrigins(HostFs()).look, processes.pids(PROC))
+    inside = [
+        one.key.pid
+        for one in origins
+        if one and isinstance(one.place, ContainerCgroup) and one.place.container_id == id_
+    ]
+    assert len(inside) == 2
+    state = SimulatedState(node.directory / "gpu-state")
+    for pid in inside:
+        state.hold(FIRST, pid, 3 << 30)
+
+    def rows() -> list[dict[str, Any]]:
+        return [one for one in node.status("gpu").get("containers", ()) if one["used"]]
+
+    node.until(lambda: [one["pod"] for one in rows()] == ["ada"], "it is known by name")
+    (row,) = rows()
+    assert (row["namespace"], row["container"], row["id"]) == ("jupyterhub", "notebook", id_)
+    assert (row["used"], row["processes"], row["request"]) == (6 << 30, 2, 8 << 30)
+    assert row["pod_uid"] == node.kubelet.pod(POD).uid
+
+
+def sees_what_it_uses(node: Node) -> None:
+    """As the driver tells it of the container's process, which is 1 inside."""
+    node.until(partial(_shows, node, "GPU 0: within your share"), "its share is shown")
+    (pid,) = {one.pid for one in node.runtime.containers() if one.start.spec.name == "notebook"}
+    state = SimulatedState(node.directory / "gpu-state")
+    for size in (3, 5):
+        state.hold(FIRST, pid, size << 30)
+        node.until(
+            partial(_shows, node, f"  1    sleep    GPU 0   {size}.0 GiB"), "what it uses is shown"
+        )
+    (row,) = node.status("gpu")["containers"]
+    assert (row["namespace"], row["pod"], row["container"]) == ("jupyterhub", "ada", "notebook")
+    assert (row["used"], row["request"], row["processes"]) == (5 << 30, 8 << 30, 1)
+
+
+def _shows(node: Node, line: str) -> bool:
+    """The container's own program."""
+    return line in node.shell(f"{PLACE}/nodeshare-gpu 2>/dev/null || true").splitlines()

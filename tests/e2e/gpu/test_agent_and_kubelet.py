@@ -26,6 +26,8 @@ def test_a_pod_gets_one_gpu_and_its_identity(node: Node) -> None:
     assert first.start.env["NODESHARE_GPU_UNITS"] == "8"
     assert not first.start.devices, "a simulated machine has no device nodes"
     mounts = {volume.container_path: volume for volume in first.start.volumes}
+    of_kubelet = mounts.pop("/dev/termination-log")
+    assert not of_kubelet.read_only
     assert set(mounts) == {
         "/run/nodeshare/gpu",
         "/run/nodeshare/allocations/nodeshare_gpu-memory",

@@ -6,10 +6,12 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from agents.hostfs import PROC
 from gpu_plugin.allocation import Share, SharedDevice
+from gpu_plugin.carriers import home_of
 from gpu_plugin.cleanup import Cleaner, mounted_names
 from gpu_plugin.identity import Allocations
 from gpu_plugin.ledger import Ledger, held
@@ -42,12 +44,21 @@ def test_units_stay_in_use_while_a_process_carries_their_directory(tmp_path: Pat
     mount_point = tmp_path / "run"
     mount_point.mkdir()
     now = 1000.0
+    mounted = partial(mounted_names, PROC, home_of(allocations.containers))
     ledger = Ledger(clock=lambda: now)
     ledger.restore(held(SHARE.resource, {"GPU-1": [0]}), directory.name, age_s=3600.0)
     with container(directory, mount_point):
-        ledger.settle(frozenset(), now, lambda names: mounted_names(PROC, names))
+        ledger.settle(
+            frozenset(),
+            now,
+            mounted,
+        )
         assert ledger.in_use == {SHARE.resource: {"GPU-1": {0}}}
-    ledger.settle(frozenset(), now + 10, lambda names: mounted_names(PROC, names))
+    ledger.settle(
+        frozenset(),
+        now + 10,
+        mounted,
+    )
     assert ledger.in_use == {}
 
 
@@ -58,12 +69,13 @@ def test_a_directory_is_held_while_any_process_has_it_mounted(tmp_path: Path) ->
     mount_point = tmp_path / "run"
     mount_point.mkdir()
     cleaner = Cleaner(allocations, PROC, grace_s=10.0)
+    home = home_of(allocations.containers)
     names = frozenset({held.name, free.name})
     with container(held, mount_point):
-        assert mounted_names(PROC, names) == {held.name}
+        assert mounted_names(PROC, home, names) == {held.name}
         cleaner.sweep({}, 0.0)
         assert cleaner.sweep({}, 10.0).removed == (free.name,)
         assert held.exists()
-    assert mounted_names(PROC, names) == set()
+    assert mounted_names(PROC, home, names) == set()
     cleaner.sweep({}, 20.0)
     assert cleaner.sweep({}, 30.0).removed == (held.name,)

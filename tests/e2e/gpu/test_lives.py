@@ -32,7 +32,12 @@ def directories(node: Node) -> set[str]:
 
 
 def mounts(container: RunningContainer) -> Mapping[str, Path]:
-    return {volume.container_path: volume.host_path for volume in container.start.volumes}
+    """Those of the plugin."""
+    return {
+        volume.container_path: volume.host_path
+        for volume in container.start.volumes
+        if volume.container_path != "/dev/termination-log"  # the kubelet's own
+    }
 
 
 def container(name: str, units: int) -> ContainerSpec:
@@ -107,7 +112,7 @@ def rebooted(node: Node, *, plugins_first: bool) -> Iterator[None]:
     shutil.rmtree(agent.run_dir)
     if plugins_first:
         agent.restart()
-    node.kubelet.reboot(behaviour=Behaviour(readmit_delay_s=2.0 if plugins_first else 0.0))
+    node.kubelet.reboot(behaviour=Behaviour(readmit_delay_s=4.0 if plugins_first else 0.0))
     yield
     if not plugins_first:
         agent.restart()
@@ -189,6 +194,7 @@ def test_two_copies_in_an_update_that_overlaps(node: Node) -> None:
     up(node)
     node.until(lambda: "another process serves" in str(old.status()["reason"]))
     assert node.admit("grace", shared=8).phase is PodPhase.RUNNING
+    node.until(lambda: (old.metric("enforcing"), new.metric("enforcing")) == (1, 0))
     assert old.end(signal.SIGTERM) == 0
     time.sleep(0.5)
     # The end of the old one is not even noticed.
@@ -196,6 +202,7 @@ def test_two_copies_in_an_update_that_overlaps(node: Node) -> None:
     assert len(node.kubelet.events.of(EventKind.REGISTERED, SHARED)) == 2
     assert node.admit("emmy", small=1).phase is PodPhase.RUNNING
     node.until(lambda: new.status()["ready"] is True)
+    node.until(lambda: new.metric("enforcing") == 1)
     assert new.metric("registrations_lost_total") == 0
     assert len(directories(node)) == 3
 

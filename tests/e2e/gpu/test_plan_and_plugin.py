@@ -24,6 +24,7 @@ from prometheus_client import CollectorRegistry
 from agents import config
 from agents.agent import AgentContext, Readiness
 from agents.config import NodeConfig, Section
+from agents.cri import CriContainers
 from agents.hostfs import HostFs
 from agents.logs import get_logger
 from agents.namespaces import Namespaces
@@ -156,7 +157,11 @@ class RunningAgent:
         _, changes = trio.open_memory_channel[Section](1)
         (self._directory / "proc").mkdir()
         context = AgentContext(
-            node=NodeConfig(state_dir=self._directory / "state", kubelet_dir=self._directory / "k"),
+            node=NodeConfig(
+                state_dir=self._directory / "state",
+                run_dir=self._directory / "run",
+                kubelet_dir=self._directory / "k",
+            ),
             section=self._section,
             changes=changes,
             host=HostFs(proc=self._directory / "proc"),
@@ -166,10 +171,12 @@ class RunningAgent:
             status=Published({}),
             namespaces=cast("Namespaces", None),
         )
+        containers = CriContainers(self._directory / "cri.sock")
         try:
-            await GpuAgent(context, self._section, nvml, podresources, FAST).run()
+            await GpuAgent(context, self._section, nvml, podresources, containers, FAST).run()
         finally:
             podresources.close()
+            containers.close()
 
     def until_offered(self, node: Node, names: list[str]) -> None:
         """Until the kubelet counts the same free units as the rehearsal."""

@@ -147,7 +147,7 @@ static void release(const char *uuid, unsigned pid)
 
 static void apply_hold(const char *rest)
 {
-    struct hold hold;
+    struct hold hold = {.busy = 0};
     char start[32], used[32], kinds[64];
 
     if (sscanf(rest, "%95s %u %31s %31s %63s", hold.uuid, &hold.pid, start, used, kinds) != 5
@@ -156,6 +156,17 @@ static void apply_hold(const char *rest)
     release(hold.uuid, hold.pid);
     if (machine.holds < MAX_HOLDS)
         machine.hold[machine.holds++] = hold;
+}
+
+static void apply_busy(const char *rest)
+{
+    char uuid[96];
+    unsigned pid, percent;
+
+    if (sscanf(rest, "%95s %u %u", uuid, &pid, &percent) == 3)
+        for (unsigned i = 0; i < machine.holds; i++)
+            if (machine.hold[i].pid == pid && !strcmp(machine.hold[i].uuid, uuid))
+                machine.hold[i].busy = percent;
 }
 
 static void apply_limit(const char *rest)
@@ -264,6 +275,8 @@ static void apply(const char *line)
     slice = machine_slice(word, &parent);
     if (!strcmp(verb, "hold")) {
         apply_hold(rest);
+    } else if (!strcmp(verb, "busy")) {
+        apply_busy(rest);
     } else if (!strcmp(verb, "release")) {
         release(word, first);
     } else if (!strcmp(verb, "limit")) {
@@ -383,18 +396,19 @@ bool hold_alive(const struct hold *hold)
 {
     char text[2048];
     char state;
-    uint64_t start;
+    uint64_t threads, start;
 
     read_proc(hold->pid, "stat", text, sizeof text);
-    /* After the command name (which may hold anything): field 3 is the state, field 22 the start time. */
+    /* After the command name (which may hold anything): field 3 is the state (of the first thread,
+       beside which others may run), field 20 the number of threads, field 22 the start time. */
     const char *after = strrchr(text, ')');
     if (!after
         || sscanf(after + 1,
-                  " %c %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %" SCNu64,
-                  &state, &start)
-               != 2)
+                  " %c %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %" SCNu64 " %*s %" SCNu64,
+                  &state, &threads, &start)
+               != 3)
         return false;
-    return state != 'Z' && state != 'X' && (hold->start == NOT_AVAILABLE || hold->start == start);
+    return ((state != 'Z' && state != 'X') || threads > 1) && (hold->start == NOT_AVAILABLE || hold->start == start);
 }
 
 static bool within(const char *root, const char *below, const char *path, const char *cgroup)

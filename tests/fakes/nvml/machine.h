@@ -39,7 +39,7 @@ struct gpu {
 
 struct hold {
     char uuid[96];
-    unsigned pid, kinds;
+    unsigned pid, kinds, busy;
     uint64_t start, used;
 };
 

@@ -48,6 +48,7 @@ struct memory_v2 { unsigned version; unsigned long long total, reserved, free, u
 struct process { unsigned pid; unsigned long long used; unsigned gpu_instance, compute_instance; };
 struct pci { char legacy[16]; unsigned domain, bus, device, id, subsystem; char bus_id[32]; };
 struct utilization { unsigned gpu, memory; };
+struct sample { unsigned pid; unsigned long long time; unsigned sm, memory, encoder, decoder; };
 struct attributes {
     unsigned multiprocessors, copy_engines, decoders, encoders, jpegs, ofas, gpu_slices, compute_slices;
     unsigned long long memory_mib;
@@ -549,6 +550,33 @@ static enum result processes(const char *name, enum kind kind, const struct hand
         found = room + 1;
     }
     *count = found;
+    return leave(found > room ? INSUFFICIENT_SIZE : SUCCESS);
+}
+
+/* A sample now of each process that does something; as the driver, "not found" when there is none. */
+enum result nvmlDeviceGetProcessUtilization(struct handle *device, struct sample *list, unsigned *count,
+                                            unsigned long long last_seen)
+{
+    enum result result = enter_device(__func__, device);
+    unsigned room = list ? *count : 0, found = 0;
+    struct process process;
+    struct timespec now;
+
+    if (result)
+        return result;
+    if (device->slice || device->gpu->mig == MIG_ENABLED)
+        return leave(NOT_SUPPORTED);
+    clock_gettime(CLOCK_REALTIME, &now);
+    unsigned long long time = now.tv_sec * 1000000ULL + now.tv_nsec / 1000;
+    for (unsigned i = 0; i < machine.holds; i++)
+        if (machine.hold[i].busy && time > last_seen && entry(&machine.hold[i], device, &process)) {
+            if (found < room)
+                list[found] = (struct sample){process.pid, time, machine.hold[i].busy, 0, 0, 0};
+            found++;
+        }
+    *count = found;
+    if (!found)
+        return leave(NOT_FOUND);
     return leave(found > room ? INSUFFICIENT_SIZE : SUCCESS);
 }
 

@@ -52,6 +52,7 @@ class DriverProxy(BaseProxy):
         "memory",
         "processes",
         "utilisation",
+        "process_utilisation",
         "wait_event",
         "memory_limits",
         "set_memory_limits",
@@ -81,6 +82,9 @@ class DriverProxy(BaseProxy):
 
     def utilisation(self, uuid: str) -> Utilisation:
         return cast("Utilisation", self._callmethod("utilisation", (uuid,)))
+
+    def process_utilisation(self, uuid: str) -> Mapping[int, float]:
+        return cast("Mapping[int, float]", self._callmethod("process_utilisation", (uuid,)))
 
     def wait_event(self, timeout_s: float) -> XidEvent | None:
         return cast("XidEvent | None", self._callmethod("wait_event", (timeout_s,)))

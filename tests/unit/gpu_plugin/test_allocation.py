@@ -45,4 +45,5 @@ def test_what_the_container_may_know_of_its_share() -> None:
         "nodeshare/gpu-memory: 8 units, 8GiB of GPU memory",
         f"  8GiB on Tesla V100-PCIE-32GB ({gpu(0).uuid})",
         "SIMULATED: this machine has no such GPU; nothing can be computed on it",
+        "What is used of it was not measured yet.",
     ]

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from gpu_plugin.allocation import Share, SharedDevice
+from gpu_plugin.carriers import home_of
 from gpu_plugin.cleanup import Cleaner, held_by_pods, mounted_names
 from gpu_plugin.identity import Allocation, Allocations, digest
 from gpu_plugin.mismatch import MismatchKind
@@ -28,24 +29,34 @@ def ids(*numbers: int) -> frozenset[str]:
 
 
 class Processes:
-    """A `/proc` of processes with mounts."""
+    """A `/proc` of processes with mounts. `directory` is that of the allocations' directories."""
 
-    def __init__(self, proc: Path) -> None:
-        self.proc = proc
+    def __init__(self, proc: Path, directory: Path) -> None:
+        self.proc, self.directory = proc, directory
         proc.mkdir()
         (proc / "version").touch()
+        directory.mkdir(parents=True, exist_ok=True)
+        self.home = home_of(directory)
 
     def add(self, pid: int, roots: Iterable[str], namespace: str | None = None) -> None:
         directory = self.proc / str(pid)
         (directory / "ns").mkdir(parents=True)
         (self.proc / (namespace or f"namespace{pid}")).touch()
         (directory / "ns/mnt").symlink_to(self.proc / (namespace or f"namespace{pid}"))
-        (directory / "root").symlink_to("/")
-        lines = [
-            f"{number} 1 8:1 {root} /run/nodeshare/gpu ro - ext4 /dev/sda1 rw"
-            for number, root in enumerate(roots, 10)
-        ]
+        process_root = self.proc / f"root-{namespace or pid}"
+        process_root.mkdir(exist_ok=True)
+        (directory / "root").symlink_to(process_root)
+        lines = [self._mount(process_root, root, f"{pid}-{n}") for n, root in enumerate(roots)]
         (directory / "mountinfo").write_text("\n".join(lines) + "\n")
+
+    def _mount(self, process_root: Path, root: str, number: str) -> str:
+        """As the kernel would show it, and as the process would find it there."""
+        place = f"/run/{number}"
+        (process_root / "run").mkdir(parents=True, exist_ok=True)
+        (self.directory / Path(root).name).mkdir(exist_ok=True)
+        (process_root / place[1:]).symlink_to(self.directory / Path(root).name)
+        (major, minor), full = self.home.device, f"{self.home.root}{root}"
+        return f"7 1 {major}:{minor} {full} {place} ro - ext4 /dev/sda1 rw"
 
     def end(self, pid: int) -> None:
         (self.proc / str(pid) / "mountinfo").unlink()
@@ -53,7 +64,7 @@ class Processes:
 
 @pytest.fixture
 def processes(tmp_path: Path) -> Processes:
-    return Processes(tmp_path / "proc")
+    return Processes(tmp_path / "proc", tmp_path / "gpu/containers")
 
 
 @pytest.fixture
@@ -84,7 +95,7 @@ def test_whoever_holds_it_starts_the_grace_anew(
     directory = allocations.make(share(0, 1))
     cleaner.sweep({}, 0.0)
     assert cleaner.sweep({RESOURCE: [ids(0, 1)]}, GRACE_S).removed == ()
-    processes.add(7, ["/other", f"/gpu/containers/{directory.name}"])
+    processes.add(7, ["/other", f"/{directory.name}"])
     assert cleaner.sweep({}, 2 * GRACE_S).removed == ()
     processes.end(7)
     assert cleaner.sweep({}, 3 * GRACE_S).removed == ()
@@ -177,7 +188,7 @@ def test_where_the_kubelet_and_the_node_differ_is_told_when_it_lasts(
     cleaner: Cleaner, allocations: Allocations, processes: Processes
 ) -> None:
     carried, waiting = allocations.make(share(0)), allocations.make(share(1))
-    processes.add(7, [f"/gpu/containers/{carried.name}"])
+    processes.add(7, [f"/{carried.name}"])
     held = {RESOURCE: [ids(1), ids(2)]}
     assert cleaner.sweep(held, 0.0).mismatches == frozenset()
     found = cleaner.sweep(held, 60.0).mismatches
@@ -187,7 +198,7 @@ def test_where_the_kubelet_and_the_node_differ_is_told_when_it_lasts(
         (MismatchKind.UNMOUNTED, waiting.name.partition(".")[0]),
         (MismatchKind.UNRECORDED, digest(RESOURCE, {"GPU-1": [2]})),
     }
-    processes.add(8, [f"/gpu/containers/{waiting.name}"])
+    processes.add(8, [f"/{waiting.name}"])
     held = {RESOURCE: [ids(0), ids(1)]}
     assert cleaner.sweep(held, 120.0).mismatches == frozenset()
 
@@ -222,19 +233,19 @@ def test_a_process_that_ends_meanwhile_hides_no_other_of_its_namespace(
     processes: Processes,
 ) -> None:
     for pid in range(1, 9):
-        processes.add(pid, ["/gpu/containers/a"], namespace="shared")
+        processes.add(pid, ["/a"], namespace="shared")
         if pid != 5:
             (processes.proc / str(pid) / "mountinfo").unlink()
-    assert mounted_names(processes.proc, frozenset("a")) == {"a"}
+    assert mounted_names(processes.proc, processes.home, frozenset("a")) == {"a"}
 
 
 def test_one_look_per_mount_namespace(processes: Processes) -> None:
-    processes.add(1, ["/gpu/containers/a"], namespace="shared")
-    processes.add(2, ["/gpu/containers/b"], namespace="shared")
-    processes.add(3, ["/gpu/containers/c", "/gpu/containers/d/deeper"])
+    processes.add(1, ["/a"], namespace="shared")
+    processes.add(2, ["/b"], namespace="shared")
+    processes.add(3, ["/c", "/d/deeper"])
     (processes.proc / "4").mkdir()  # ended: nothing in it
     names = frozenset("abcd")
-    found = mounted_names(processes.proc, names)
+    found = mounted_names(processes.proc, processes.home, names)
     assert found is not None
     assert "c" in found
     assert len(found & {"a", "b"}) == 1

@@ -8,6 +8,7 @@ import pytest
 from agents import config
 from agents.errors import ConfigError
 from gpu_plugin.config import GIB, GpuPluginConfig, MigFilter, Placement
+from gpu_plugin.enforcement_config import BackendChoice, Mode, Uninvited
 
 
 def parse(text: str) -> GpuPluginConfig:
@@ -109,7 +110,10 @@ def test_names_that_the_api_server_refuses(name: str, why: str) -> None:
         ("honest_capacity: {sizes: [0]}", "honest_capacity.sizes.0"),
         ("honest_capacity: {sizes: [8GiB]}", "honest_capacity.sizes.0"),
         ("honest_capacity: {sizes: [8]}, split: true", "split: .* so honest_capacity means"),
-        ("limit: {policy: burst}", "limit: unknown key"),
+        ("limit: {policy: bust}", "limit.policy"),
+        ("limit: {max_ratio: 0.5}", "limit.max_ratio"),
+        ("limit: {annotation: gpu-limit}", "limit.annotation: .* with its domain"),
+        ("exclusive: true, limit: {policy: burst}", "exclusive: .* so limit means nothing"),
     ],
 )
 def test_mistakes_in_a_rule(fields: str, why: str) -> None:
@@ -176,3 +180,36 @@ def test_all_mistakes_at_once_and_the_same_name_twice() -> None:
         "gpu_plugin.resources.2.name",
     ]
     assert "resources.0 has this name already" in problems[-1]
+
+
+def test_enforcement_is_on_unless_somebody_says_otherwise() -> None:
+    found = parse("gpu_plugin: {}").enforcement
+    assert (found.mode, found.backend) == (Mode.ENFORCE, BackendChoice.AUTO)
+    assert found.uninvited is Uninvited.REPORT
+    assert (found.grace, found.pressure_grace, found.headroom) == (10.0, 0.0, GIB)
+    hurried = parse(
+        "gpu_plugin: {enforcement: {kill_after: 200ms, period: 50ms, grace: 0s}}"
+    ).enforcement
+    assert (hurried.kill_after, hurried.period) == (0.2, 0.05)
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("{mode: on}", "mode"),
+        ("{mode: yes}", "mode"),
+        ("{backend: nvml}", "backend"),
+        ("{uninvited: kill}", "uninvited"),
+        ("{grace: 10}", "10 is not a duration"),
+        ("{grace: -1s}", "is not a duration"),
+        ("{period: 0s}", "period.*at least 20ms"),
+        ("{pressure_period: 1ms}", "pressure_period.*at least 20ms"),
+        ("{headroom: 1GB}", "headroom.*is not a size"),
+        ("{grace: 5s, pressure_grace: 6s}", "pressure_grace is longer than grace"),
+        ("{period: 1s, pressure_period: 2s}", "pressure_period is longer than period"),
+        ("{kill: 1s}", "unknown key"),
+    ],
+)
+def test_mistakes_about_enforcement(text: str, why: str) -> None:
+    with pytest.raises(ConfigError, match=why):
+        parse(f"gpu_plugin: {{enforcement: {text}}}")

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from agents import cli, config
+from agents import cli, config, overview
 from agents.config import NodeConfig
 from agents.errors import ConfigError
+from agents.overview import Seen
 from gpu_plugin.agent import AGENT
 from gpu_plugin.commands import look
 from gpu_plugin.config import GpuPluginConfig
@@ -152,3 +153,31 @@ def test_explain_of_a_whole_file_is_one_document(
     assert document["gpu_plugin"]["resources"][0]["units"] == 62
     assert cli.main(["explain", str(path), "--machine", "v100x2"]) == 0
     assert "lxcfs_helper" not in capsys.readouterr().out, "it has nothing to explain"
+
+
+def test_gpu_ls_says_who_holds_what_as_the_running_agent_tells_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text(
+        f"node: {{name: a, state_dir: {tmp_path}, run_dir: {tmp_path}}}\n"
+        "gpu_plugin: {simulate: v100x2, resources: [{name: nodeshare/gpu-memory}]}\n"
+    )
+    node = config.NodeConfig(state_dir=tmp_path)
+    rules = GpuPluginConfig(resources=(rule(),), simulate="v100x2")
+    first, second = look(rules, node).document()["devices"]
+    holders = [{"namespace": "hub", "pod": "ada", "resource": "nodeshare/gpu-memory", "units": 8}]
+    told = {
+        "devices": [
+            {**first, "units_allocated": 8, "offers": (), "holders": holders},
+            {**second, "units_allocated": 5, "offers": (), "resource": "nodeshare/another-rule"},
+        ],
+        "acts": [],
+    }
+    monkeypatch.setattr(overview, "look", lambda *_: (Seen(AGENT, told),))
+    assert run("ls", "--config", str(file), "--json") == 0
+    mine, other = json.loads(capsys.readouterr().out)["devices"]
+    assert (mine["units_allocated"], mine["holders"]) == (8, holders)
+    assert other["units_allocated"] is None
+    assert run("ls", "--config", str(file)) == 0
+    assert "hub/ada 8" in capsys.readouterr().out

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from agents.errors import Unavailable
-from gpu_plugin import identity
+from gpu_plugin import container_files, identity
 from gpu_plugin.allocation import Share, SharedDevice
 from gpu_plugin.identity import Allocations
 
@@ -42,9 +42,17 @@ def test_what_is_in_the_directory_and_who_may_read_it(allocations: Allocations) 
     finally:
         os.umask(before)
     assert directory.parent == allocations.containers
-    assert {path.name for path in directory.iterdir()} == {"share.json", "status"}
+    assert {path.name for path in directory.iterdir()} == {
+        "events",
+        "nodeshare-gpu",
+        "share.json",
+        "status",
+        "status.json",
+    }
     assert stat.S_IMODE(directory.stat().st_mode) == 0o755
-    assert all(stat.S_IMODE(path.stat().st_mode) == 0o644 for path in directory.iterdir())
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in directory.iterdir()}
+    assert modes.pop("nodeshare-gpu") == 0o755
+    assert set(modes.values()) == {0o644}
     assert json.loads((directory / "share.json").read_text())["units"] == 3
     assert "3 units, 3GiB" in (directory / "status").read_text()
 
@@ -120,14 +128,14 @@ def test_what_could_not_be_written_whole_leaves_nothing(
     allocations: Allocations, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
     """On a full disk a pod is tried again and again."""
-    write = identity._write
+    write = container_files.create_file
 
     def full(path: Path, text: str, mode: int) -> None:
         write(path, text[:1], mode)
         if path.is_relative_to(getattr(allocations, where)):
             raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(identity, "_write", full)
+    monkeypatch.setattr(container_files, "create_file", full)
     with pytest.raises(Unavailable, match="No space left on device"):
         allocations.make(share(0))
     assert list(allocations.containers.iterdir()) == list(allocations.records.iterdir()) == []
@@ -136,13 +144,13 @@ def test_what_could_not_be_written_whole_leaves_nothing(
 def test_a_disk_that_hangs_costs_a_pod_and_not_the_kubelet(
     allocations: Allocations, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    released, write = threading.Event(), identity._write
+    released, write = threading.Event(), container_files.create_file
 
     def slow(path: Path, text: str, mode: int) -> None:
         released.wait(10)
         write(path, text, mode)
 
-    monkeypatch.setattr(identity, "_write", slow)
+    monkeypatch.setattr(container_files, "create_file", slow)
     monkeypatch.setattr(identity, "_DISK_LIMIT_S", 0.05)
     with pytest.raises(Unavailable, match=r"the disk of .* did not answer within 0\.05 s; look at"):
         allocations.make(share(0))
@@ -168,11 +176,24 @@ def test_parents_that_were_taken_away_come_back(allocations: Allocations) -> Non
 
 
 @pytest.mark.loud
-def test_a_broken_record_is_passed_over(allocations: Allocations) -> None:
+def test_a_broken_record_is_passed_over(
+    allocations: Allocations, caplog: pytest.LogCaptureFixture
+) -> None:
     good = allocations.make(share(0))
-    for name, text in (("cut", '{"name": "x"'), ("odd", "[]"), ("old", '{"units": {"a": "b"}}')):
-        (allocations.records / f"{name}.json").write_text(text)
+    record = json.loads((allocations.records / f"{good.name}.json").read_text())
+    hardware = {"gpu_uuid": "GPU-0", "gpu_instance": None, "memory": 1, "unit_memory": "much"}
+    broken = (
+        '{"name": "x"',
+        "[]",
+        '{"units": {"a": "b"}}',
+        json.dumps({**record, "hardware": {"GPU-0": hardware}}),
+        json.dumps({**record, "hardware": {"GPU-0": {"memory": 1}}}),
+    )
+    for number, text in enumerate(broken):
+        (allocations.records / f"{number:016x}.00000000.json").write_text(text)
+    (allocations.records / f"{len(broken):016x}.00000000.json").mkdir()
     assert [found.name for found in allocations.recorded()] == [good.name]
+    assert len(caplog.records) == len(broken) + 1
 
 
 def test_no_room_is_an_error_with_a_remedy(tmp_path: Path) -> None:

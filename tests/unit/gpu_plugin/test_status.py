@@ -192,7 +192,7 @@ def test_the_document_survives_json_and_becomes_a_table() -> None:
 def test_gauges_over_the_snapshot() -> None:
     registry = CollectorRegistry()
     counters = metrics.Counters(registry)
-    registry.register(metrics.collector(build))
+    registry.register(metrics.collector(build, tuple))
     counters.rejections.labels(SHARED, "no_single_device").inc()
 
     def value(name: str, **labels: str) -> float | None:

@@ -271,6 +271,29 @@ def test_utilisation_is_a_share_and_unknown_on_mig(demo: Bench, open_nvml: OpenN
     assert nvml.utilisation(a100.slices[0].uuid) == Utilisation(None, None)
 
 
+def test_who_uses_the_time_of_a_device(demo: Bench, open_nvml: OpenNvml) -> None:
+    nvml = open_nvml(demo)
+    v100, other, a100 = demo.machine.gpus
+    first, second = demo.start(71), demo.start(72)
+    for pid in (first, second):
+        demo.state.hold(v100.uuid, pid, GIB)
+    assert nvml.process_utilisation(v100.uuid) == {}, "nobody does anything"
+    demo.state.busy(v100.uuid, first, 60)
+    assert nvml.process_utilisation(v100.uuid) == {first: 0.6}
+    assert nvml.process_utilisation(other.uuid) == {}
+    demo.state.busy(v100.uuid, second, 30)
+    assert nvml.process_utilisation(v100.uuid) == {first: 0.6, second: 0.3}
+    demo.state.release(first)
+    assert nvml.process_utilisation(v100.uuid) == {second: 0.3}
+    for uuid in (a100.uuid, a100.slices[0].uuid):
+        with pytest.raises(NotSupported):
+            nvml.process_utilisation(uuid)
+    demo.state.missing("nvmlDeviceGetProcessUtilization")
+    fresh = open_nvml(demo)
+    with pytest.raises(NotSupported):
+        fresh.process_utilisation(v100.uuid)
+
+
 # --- faults --------------------------------------------------------------------------------
 
 

@@ -20,6 +20,7 @@ from gpu_plugin.inventory import devices_of
 from gpu_plugin.measured import MeasuredNvml
 from gpu_plugin.metrics import Counters
 from gpu_plugin.nvml import NoDriver, Nvml
+from gpu_plugin.readings import Readings
 from gpu_plugin.simulated.nvml import SimulatedNvml
 from tests.fakes.nvml.machines import Bench, OpenNvml
 from tests.fakes.nvml.remote import DriverProcess
@@ -29,6 +30,7 @@ pytestmark = [pytest.mark.processes, pytest.mark.loud]
 FAST = Timing(
     usage_s=0.02,
     idle_s=0.02,
+    patience_s=0.05,
     pause_s=0.01,
     inventory_s=0.05,
     limit_s=0.4,
@@ -153,6 +155,25 @@ async def test_a_gpu_that_hangs_is_sick_alone(demo: Bench, driver: Nvml) -> None
         assert reason.endswith("the driver has not answered for it within 0.4 s")
         demo.state.hang(hanging, 0)
         await watched.until(lambda: not watched.lost() and not watched.sick())
+
+
+async def test_a_gpu_that_is_slow_delays_no_other(demo: Bench) -> None:
+    """Its answers come when they come, and are not missed."""
+    slow, other = demo.uuids[:2]
+    demo.state.hang(slow, 40)  # each of its calls: together they take longer than any patience
+    nvml = SimulatedNvml(demo.machine, demo.state_path, host=demo.host)
+    watched = Watched(nvml, demo.host)
+    rounds: list[set[str]] = []
+
+    async def probed(readings: Readings) -> None:
+        rounds.append(set(readings))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(watched.watch.run, lambda: None, probed)
+        await watched.until(lambda: sum(slow in found for found in rounds) >= 2)
+        nursery.cancel_scope.cancel()
+    nvml.close()
+    assert sum(other in found for found in rounds) >= 2 * sum(slow in found for found in rounds)
 
 
 async def test_a_driver_that_goes_takes_all_and_brings_all_back(

@@ -7,32 +7,37 @@ from __future__ import annotations
 
 import os
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from signal import Signals
 from typing import Any
 
+import trio
+
 from agents import mountinfo
-from agents.errors import AgentError, Unavailable
+from agents.errors import AgentError
 from agents.holder_client import Holder
 from agents.hostfs import HostFs
 from agents.logs import Logger
-from agents.mounts import Mounts
+from agents.mounts import MountAttribute, Mounts
 from agents.threads import Worker
-from fuse_mounter import plan
+from fuse_mounter import diagnosis, steps
 from fuse_mounter.config import MounterConfig
 from fuse_mounter.drivers.base import MountBase
+from fuse_mounter.drivers.credentials import digest_now
 from fuse_mounter.drivers.registry import DRIVERS, driver_of
 from fuse_mounter.look import Looker
 from fuse_mounter.observed import Health, Observation
 from fuse_mounter.places import (
     DIGEST_VARIABLE,
+    END_LIMIT_VARIABLE,
     NAME_VARIABLE,
     STAGING_VARIABLE,
     Places,
     StagingName,
 )
-from fuse_mounter.publish import Publisher, Way
+from fuse_mounter.publish import Piece, Publisher, Way
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +50,27 @@ class Published:
 
 
 @dataclass(frozen=True, slots=True)
+class Aborted:
+    """A step broke a connection; so many of its callers got an error."""
+
+    name: str
+    callers: int
+
+
+@dataclass(frozen=True, slots=True)
 class Situation:
-    """What a step may look at: what was seen when it was planned, and what is wanted."""
+    """What a step may look at: what was seen when it was planned, and what is wanted. What takes
+    long goes on in `nursery`, and calls `ended` with the step and its error, if there is one.
+    """
 
     seen: Observation
     config: MounterConfig
     holder: Holder
+    nursery: trio.Nursery
+    ended: Callable[[steps.Action, Exception | None], None]
+
+
+Outcome = Published | Aborted | None
 
 
 class Performer:
@@ -68,42 +88,46 @@ class Performer:
         self._places, self._publisher, self._mounts = places, publisher, mounts
         self._looker, self._host, self._log = looker, host, log
         self._workers: dict[str, Worker] = {}
+        #: Instances whose connection was broken already.
+        self._aborted: set[str] = set()
         # Any: each method takes its own kind of step.
-        self._steps: dict[type, Callable[[Any, Situation], Awaitable[Published | None]]] = {
-            plan.PrepareRoot: self._prepare_root,
-            plan.PlaceAnchor: self._place_anchor,
-            plan.Start: self._start,
-            plan.Publish: self._publish,
-            plan.DetachTop: self._detach_top,
-            plan.Abort: self._abort,
-            plan.Kill: self._kill,
-            plan.Terminate: self._terminate,
-            plan.Retire: self._retire,
-            plan.Forget: self._forget,
-            plan.RemoveAnchor: self._remove_anchor,
+        self._steps: dict[type, Callable[[Any, Situation], Awaitable[Outcome]]] = {
+            steps.PrepareRoot: self._prepare_root,
+            steps.PlaceAnchor: self._place_anchor,
+            steps.Start: self._start,
+            steps.Publish: self._publish,
+            steps.DetachTop: self._detach_top,
+            steps.Abort: self._abort,
+            steps.Kill: self._kill,
+            steps.Terminate: self._terminate,
+            steps.Retire: self._retire,
+            steps.Forget: self._forget,
+            steps.RemoveAnchor: self._remove_anchor,
+            steps.RemovePlace: self._remove_place,
         }
 
-    async def perform(self, step: plan.Action, situation: Situation) -> Published | None:
+    async def perform(self, step: steps.Action, situation: Situation) -> Outcome:
         """Take one step."""
         self._log.debug("step", step=str(step))
         return await self._steps[type(step)](step, situation)
 
-    async def _prepare_root(self, _: plan.PrepareRoot, __: Situation) -> None:
-        self._publisher.prepare_root()
+    async def _prepare_root(self, _: steps.PrepareRoot, __: Situation) -> None:
+        self._publisher.ground.prepare_root()
 
-    async def _place_anchor(self, step: plan.PlaceAnchor, _: Situation) -> None:
+    async def _place_anchor(self, step: steps.PlaceAnchor, _: Situation) -> None:
         self._publisher.place_anchor(step.path)
 
-    async def _start(self, step: plan.Start, situation: Situation) -> None:
+    async def _start(self, step: steps.Start, situation: Situation) -> None:
         mount = next(one for one in situation.config.mounts if one.name == step.name)
         number = 1 + max((one.number for one in situation.seen.of(step.name)), default=0)
-        name = str(StagingName(mount.name, mount.digest, number))
+        name = str(StagingName(mount.name, digest_now(mount), number))
         staging = self._publisher.make_staging(name)
         try:
             if driver_of(mount).has_client:
                 await self._start_client(mount, staging, situation.holder)
             else:
-                await self._stage(mount, staging)
+                self._looker.pending.add(name)
+                situation.nursery.start_soon(self._stage, step, mount, staging, situation)
         except BaseException:
             self._clear(name)
             raise
@@ -114,25 +138,50 @@ class Performer:
             log.replace(log.with_suffix(".log.1"))
         labels = {
             NAME_VARIABLE: mount.name,
-            DIGEST_VARIABLE: mount.digest,
+            DIGEST_VARIABLE: digest_now(mount),
             STAGING_VARIABLE: str(staging),
         }
         launch = driver_of(mount).launch(mount, staging, self._host)
         for path, text in launch.files.items():
             _write_for_root(path, text)
+        for directory in launch.directories:
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        labels[END_LIMIT_VARIABLE] = f"{launch.end_limit_s:g}"
         environment = {**launch.environment, **labels}
         client = await holder.start(launch.argv, environment=environment, log=log)
         self._log.info("client started", mount=mount.name, pid=client.key.pid)
 
-    async def _stage(self, mount: MountBase, staging: Path) -> None:
+    async def _stage(
+        self, step: steps.Start, mount: MountBase, staging: Path, situation: Situation
+    ) -> None:
+        """Beside the rounds: a server that does not answer must not hold up other mounts."""
         worker = self._workers.setdefault(mount.name, Worker(f"the source of {mount.name!r}"))
+        failed: Exception | None = None
         try:
             await driver_of(mount).stage(mount, staging, self._mounts, worker)
-        except Unavailable as error:
-            # Not of the holder, which is what it would mean to whoever takes the steps.
-            raise AgentError(str(error)) from error
+        except (OSError, AgentError) as error:
+            failed = error
+        finally:
+            self._looker.pending.discard(staging.name)
+        if failed is not None:
+            with suppress(OSError):
+                self._clear(staging.name)
+        situation.ended(step, failed)
 
-    async def _publish(self, step: plan.Publish, situation: Situation) -> Published:
+    def _keep_read_only(self, step: steps.Publish, situation: Situation) -> None:
+        """Not every client can be told (eosxd): then the mount is made so, and copies of it are."""
+        mount = next((one for one in situation.config.mounts if one.name == step.name), None)
+        staging = self._publisher.staging(step.staging)
+        staged = mountinfo.at(self._publisher.table(), staging)
+        if mount is None or not mount.read_only or not staged or staged[-1].read_only:
+            return
+        place = os.open(staging, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            self._mounts.set_attributes(place, MountAttribute.RDONLY)
+        finally:
+            os.close(place)
+
+    async def _publish(self, step: steps.Publish, situation: Situation) -> Published | None:
         target = self._publisher.target(step.path)
         stack = mountinfo.at(self._publisher.table(), target)
         top = next((e for e in stack if step.top and e.mount_id == step.top.mount_id), None)
@@ -141,25 +190,62 @@ class Performer:
             for one in situation.seen.instances
             if step.top is not None
         )
-        way = self._publisher.publish(step.staging, step.path, top, alive=alive)
-        return Published(step.name, step.staging, way)
+        self._keep_read_only(step, situation)
+        piece = self._piece(step, situation.config)
+        try:
+            way = self._publisher.publish(piece, step.path, top, alive=alive)
+        finally:
+            if piece.copy is not None:
+                os.close(piece.copy)
+        own = piece.copy is None and not piece.read_only
+        return Published(step.name, step.staging, way) if own else None
 
-    async def _detach_top(self, step: plan.DetachTop, _: Situation) -> None:
+    def _piece(self, step: steps.Publish, config: MounterConfig) -> Piece:
+        """What belongs at the path of this step."""
+        mount = next(one for one in config.mounts if one.name == step.name)
+        shared = next((one for one in mount.publish if one.path == step.path), None)
+        if shared is None:
+            return Piece(step.staging)
+        copy = self._looker.folders.take(step.staging, step.path)
+        if shared.folder and copy is None:
+            raise AgentError(f"no copy of {shared.folder!r} is at hand")
+        return Piece(step.staging, copy, shared.read_only)
+
+    async def _detach_top(self, step: steps.DetachTop, _: Situation) -> None:
         self._publisher.detach_top(step.path, step.mount_id)
 
-    async def _abort(self, step: plan.Abort, _: Situation) -> None:
+    async def _abort(self, step: steps.Abort, situation: Situation) -> Aborted | None:
         mounted = mountinfo.at(self._publisher.table(), self._publisher.staging(step.staging))
-        if mounted and mounted[-1].device == step.device:
-            self._log.warning("hung connection aborted", mount=step.staging)
-            (self._looker.connection(step.device) / "abort").write_text("1")
+        if not mounted or mounted[-1].device != step.device:
+            return None
+        one = next(one for one in situation.seen.instances if one.staging == step.staging)
+        abort = self._looker.connection(step.device) / "abort"
+        if step.staging in self._aborted:  # and its client is about to end
+            abort.write_text("1")
+            return None
+        self._aborted &= {other.staging for other in situation.seen.instances}
+        self._aborted.add(step.staging)
+        waiting = self._looker.waiting(one) or 0
+        tasks = diagnosis.tasks(self._host, one.client.key.pid) if one.client else ()
+        self._log.warning(
+            "hung connection aborted",
+            mount=one.name,
+            pid=one.client and one.client.key.pid,
+            cause=one.fault or "its server does not answer, or it waits for itself",
+            waiting=waiting,
+            # Not `stack`: that means something else to the renderer of log lines.
+            threads=[task.line() for task in tasks],
+        )
+        abort.write_text("1")
+        return Aborted(one.name, waiting)
 
-    async def _kill(self, step: plan.Kill, situation: Situation) -> None:
+    async def _kill(self, step: steps.Kill, situation: Situation) -> None:
         await situation.holder.signal(step.client, Signals.SIGKILL)
 
-    async def _terminate(self, step: plan.Terminate, situation: Situation) -> None:
+    async def _terminate(self, step: steps.Terminate, situation: Situation) -> None:
         await situation.holder.signal(step.client, Signals.SIGTERM)
 
-    async def _retire(self, step: plan.Retire, _: Situation) -> None:
+    async def _retire(self, step: steps.Retire, _: Situation) -> None:
         self._clear(step.staging)
 
     def _clear(self, staging: str) -> None:
@@ -168,13 +254,18 @@ class Performer:
         self._publisher.clear_staging(staging)
         place = self._publisher.staging(staging)
         for path in (path for driver in DRIVERS.values() for path in driver.written(place)):
-            path.unlink(missing_ok=True)
+            if path.exists():  # else a file system that is read-only would refuse even that
+                path.unlink(missing_ok=True)
 
-    async def _forget(self, step: plan.Forget, situation: Situation) -> None:
+    async def _forget(self, step: steps.Forget, situation: Situation) -> None:
         await situation.holder.forget(step.client)
 
-    async def _remove_anchor(self, step: plan.RemoveAnchor, _: Situation) -> None:
+    async def _remove_anchor(self, step: steps.RemoveAnchor, _: Situation) -> None:
         self._publisher.remove_anchor(step.path, step.mount_id)
+
+    async def _remove_place(self, step: steps.RemovePlace, _: Situation) -> None:
+        self._publisher.remove_place(step.path)
+        self._looker.former.discard(step.path)  # if it is not empty, it is somebody's
 
 
 def _write_for_root(path: Path, text: str) -> None:
@@ -182,7 +273,7 @@ def _write_for_root(path: Path, text: str) -> None:
     path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.new")
     aside.unlink(missing_ok=True)
-    descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+    descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o400)
     with os.fdopen(descriptor, "w") as file:
         file.write(text)
         file.flush()

@@ -8,9 +8,11 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 
 from agents.agent import Agent, AgentContext
-from agents.config import Section
+from agents.config import NodeConfig, Section
+from agents.report import Report
 from fuse_mounter import commands
 from fuse_mounter.config import MounterConfig
+from fuse_mounter.scratch import commands as scratch_commands
 
 
 def _load() -> Callable[[AgentContext], Awaitable[None]]:
@@ -27,6 +29,16 @@ def _refuse_change(old: Section, new: Section) -> str | None:
     return None
 
 
+def _explain(node: NodeConfig, section: Section, machine: str | None) -> Report:
+    """Of this node alone: a described machine is one of GPUs."""
+    from fuse_mounter.explain import explain, look
+
+    assert isinstance(section, MounterConfig)
+    if machine is not None:
+        return Report((), {})
+    return explain(section, look(section, node))
+
+
 AGENT = Agent(
     section="fuse_mounter",
     noun="mounts",
@@ -35,5 +47,7 @@ AGENT = Agent(
     commands=commands.add,
     refuse_change=_refuse_change,
     tables=commands.tables,
+    explain=_explain,
     clear=("mounts", "drain", "--all"),
+    verbs=scratch_commands.add,
 )

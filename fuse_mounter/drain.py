@@ -22,24 +22,19 @@ from fuse_mounter.reconciler import Reconciler
 _LIMIT_S = 10.0
 
 
-async def drain_all(config: MounterConfig, places: Places, host: HostFs) -> None:
+async def drain_all(
+    config: MounterConfig, places: Places, host: HostFs, *, start_holder: bool = True
+) -> None:
     """Raises AgentError, naming what is left, when something could not be taken away, or while an
-    agent runs. Doing it twice is fine.
+    agent runs. Doing it twice is fine. `start_holder` False: the holder has a pod or a service of
+    its own, and stays.
     """
     if _nothing_there(places, host):
         return
     mounts: Mounts = LinuxMounts()
     with exclusive(places.lock):
         reconciler = Reconciler(config, places, mounts, host, get_logger(), lambda _: None)
-        reconciler.prepare()
-        async with trio.open_nursery() as nursery:
-            holder = await holder_start.find_or_start(nursery, places.run_dir, host)
-            try:
-                left = await reconciler.drain(holder, _LIMIT_S)
-                if not left:
-                    await holder_start.end_unused(holder, places.run_dir, host)
-            finally:
-                holder.close()
+        left = await _drained(reconciler, places, host, start_holder=start_holder)
         if left:
             raise AgentError(
                 f"still there after {_LIMIT_S:g} s: {', '.join(left)}",
@@ -47,6 +42,31 @@ async def drain_all(config: MounterConfig, places: Places, host: HostFs) -> None
             )
         reconciler.remove_everything()
     shutil.rmtree(places.own, ignore_errors=True)
+
+
+async def _drained(
+    reconciler: Reconciler, places: Places, host: HostFs, *, start_holder: bool
+) -> tuple[str, ...]:
+    """What is still there. Raises AgentError as itself, not in the group of a nursery."""
+    left: tuple[str, ...] = ()
+    failed: AgentError | None = None
+    async with trio.open_nursery() as nursery:
+        try:
+            holder = await holder_start.find_or_start(
+                nursery, places.run_dir, host, start=start_holder
+            )
+            try:
+                reconciler.prepare(holder.pid)
+                left = await reconciler.drain(holder, _LIMIT_S)
+                if not left and start_holder:
+                    await holder_start.end_unused(holder, places.run_dir, host)
+            finally:
+                holder.close()
+        except AgentError as error:
+            failed = error
+    if failed is not None:
+        raise failed
+    return left
 
 
 def _nothing_there(places: Places, host: HostFs) -> bool:

@@ -7,6 +7,8 @@ probe's children. Decides nothing.
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Callable, Collection
 from dataclasses import replace
 from pathlib import Path
@@ -14,26 +16,58 @@ from pathlib import Path
 import trio
 
 from agents.holder_client import Holder
+from agents.hostfs import HostFs
 from agents.mountinfo import MountEntry
-from fuse_mounter import observe
+from fuse_mounter import diagnosis, observe
 from fuse_mounter.config import MounterConfig
+from fuse_mounter.drivers.nfs import NfsMount
 from fuse_mounter.observed import Health, Instance, Observation
 from fuse_mounter.places import Places
 from fuse_mounter.probe import Prober
 from fuse_mounter.publish import Publisher
+from fuse_mounter.replaced import Replaced
+from fuse_mounter.shared_folders import SharedFolders
+from fuse_mounter.signs import Signs
 
-#: An unwanted client that was asked to end is killed after this long.
+#: An unwanted client that was asked to end is killed after this long, unless it was started with
+#: another limit.
 END_LIMIT_S = 3.0
 #: Requests that have waited this long are a reason to probe at once.
 SUSPICIOUS_S = 1.0
 
 
+def _sources(config: MounterConfig) -> dict[str, str]:
+    """What shows in mount tables for mounts whose source we cannot choose."""
+    exports = (mount for mount in config.mounts if isinstance(mount, NfsMount))
+    return {path: mount.source for mount in exports for path in mount.paths}
+
+
+def _end_limit(one: Instance) -> float:
+    said = one.client.end_limit_s if one.client is not None else None
+    return END_LIMIT_S if said is None else said
+
+
 class Looker:
     """Remembers only since when something has been going on."""
 
-    def __init__(self, places: Places, publisher: Publisher, hang_after_s: float) -> None:
-        self._places, self._publisher = places, publisher
+    def __init__(
+        self,
+        places: Places,
+        publisher: Publisher,
+        host: HostFs,
+        folders: SharedFolders,
+        hang_after_s: float,
+    ) -> None:
+        self._places, self._publisher, self._host = places, publisher, host
+        #: Staging directories that the kernel is being asked to mount at.
+        self.pending: set[str] = set()
+        #: Places of mounts that are not configured any more, unless they are gone.
+        self.former: set[str] = set()
+        self._latest: frozenset[str] = frozenset()
         self.prober = Prober(hang_after_s)
+        self.signs = Signs(publisher.staging, host)
+        self.folders = folders
+        self._replaced = Replaced(host, self.connection)
         self._since: dict[tuple[str, bool], float] = {}
         self._waiting_since: dict[str, float] = {}
         self._connections: Path | None = None
@@ -42,18 +76,37 @@ class Looker:
         """What is there now. Raises Unavailable when the holder is gone."""
         clients = await holder.clients()
         table = self._publisher.table()
-        paths = [mount.path for mount in config.mounts]
+        paths = [path for mount in config.mounts for path in mount.paths]
+        self._remember(table, paths)
         facts = observe.Facts(
             table=table,
             staging=[path.name for path in self._places.staging.iterdir()],
             clients=clients,
             health=self.prober.health(),
-            paths=paths,
+            paths=[*paths, *self.former],
             obstacles=self._obstacles(table, paths),
+            sources=_sources(config),
+            pending=self.pending,
+            contained=self._publisher.ground.contained,
+            also={mount.name: self.folders.publications(mount) for mount in config.mounts},
         )
         seen = observe.observe(self._places, facts)
         self.prober.keep_only({one.staging for one in seen.instances})
-        return replace(seen, instances=self._with_overdue(seen.instances, config))
+        self.signs.look(seen.instances, config.mounts)
+        return replace(seen, instances=self._judged(seen.instances, config))
+
+    def _remember(self, table: Collection[MountEntry], paths: Collection[str]) -> None:
+        """Places that were configured, and whose directory is still there."""
+        mounted = {entry.mount_point for entry in table}
+        mounted.discard(str(self._places.root))
+        self.former |= self._latest - set(paths)
+        self._latest = frozenset(paths)
+        for path in list(self.former):
+            place = self._places.root / path
+            # Looking into what is mounted on the way there might hang, and is not for us.
+            hidden = any(str(parent) in mounted for parent in place.parents)
+            if path in paths or hidden or not os.path.lexists(place):
+                self.former.discard(path)
 
     def _obstacles(self, table: Collection[MountEntry], paths: Collection[str]) -> dict[str, str]:
         found = {}
@@ -66,10 +119,11 @@ class Looker:
                     found[path] = problem
         return found
 
-    def _with_overdue(
+    def _judged(
         self, instances: Collection[Instance], config: MounterConfig
     ) -> tuple[Instance, ...]:
         now = trio.current_time()
+        self._replaced.remember(instances)
         wanted = {mount.name for mount in config.mounts}
         since = {}
         judged = []
@@ -77,10 +131,24 @@ class Looker:
             key = (one.staging, one.present)
             since[key] = self._since.get(key, now)
             starting = one.present and one.name in wanted
-            limit = config.health.start_limit if starting else END_LIMIT_S
-            judged.append(replace(one, overdue=now - since[key] > limit))
+            limit = config.health.start_limit if starting else _end_limit(one)
+            age = now - since[key]
+            late = age > limit
+            useless = late and self._replaced.useless(one, config.health.hang_after)
+            fault = self._fault(one)
+            judged.append(replace(one, age_s=age, overdue=late, abandoned=useless, fault=fault))
         self._since = since
         return tuple(judged)
+
+    def _fault(self, one: Instance) -> str:
+        """What is known of why it does not answer well."""
+        probe = self.prober.last(one.staging)
+        if one.health is Health.FAULTY and probe is not None:
+            number = probe.answer.number
+            return f"{errno.errorcode.get(number, number)} ({os.strerror(number)})"
+        if one.health is Health.HUNG and one.client is not None:
+            return diagnosis.why(self._host, one.client.key.pid)
+        return (self.signs.suspicion(one.staging) or "") if one.health is Health.OK else ""
 
     def probe_due(
         self,
@@ -104,6 +172,8 @@ class Looker:
                 nursery.start_soon(self.prober.ask, one.staging, path, news)
 
     def _suspicious(self, one: Instance) -> bool:
+        if self.signs.suspicion(one.staging):
+            return True
         now = trio.current_time()
         if not self.waiting(one):
             self._waiting_since.pop(one.staging, None)

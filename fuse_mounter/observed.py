@@ -24,16 +24,22 @@ class Health(enum.Enum):
     OK = "ok"
     FAULTY = "faulty"  # it answers, with an error
     DEAD = "dead"  # nobody serves it any more
+    STALE = "stale"  # its server does not know it any more (ESTALE): only a new mount helps
     HUNG = "hung"  # no answer within the limit
 
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """What a mount shows: two mounts with equal values are the same to whoever looks."""
+    """What a mount shows: two mounts with equal values are the same to whoever looks.
+
+    `tells_root` False: the mount table says `/` for every part of this file system, as it does for
+    NFS, and the values are equal for different folders.
+    """
 
     device: tuple[int, int]
     root: str
     read_only: bool
+    tells_root: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,18 +70,25 @@ class Stack:
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """The process of an instance; `ended` None while it runs."""
+    """The process of an instance; `ended` None while it runs. `end_limit_s`: how long it may take
+    to end when it is asked to; None: it was not said.
+    """
 
     key: ProcessKey
     ended: Ended | None = None
+    end_limit_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Instance:
     """One start of a mount. `staging` is the name of its directory.
 
-    `present`: that directory is there; a client without one was replaced and ends with its last
-    open file. `overdue`: it has been starting, or ending, for too long.
+    `mount_id`: of what is staged. `present`: that directory is there; a client without one was
+    replaced and ends with its last open file. `pending`: the kernel is being asked to mount there.
+    `age_s`: for how long it has been present, or gone, as far as this agent knows; `overdue`: for
+    too long to be starting, or ending. `abandoned`: it was replaced, and will not end by itself.
+    `fault`: what is wrong with it, in words. `turned_read_only`: by the kernel, after it was
+    mounted.
     """
 
     staging: str
@@ -85,12 +98,34 @@ class Instance:
     present: bool = True
     client: Client | None = None
     shown: Shown | None = None
+    mount_id: int | None = None
     health: Health = Health.UNKNOWN
+    fault: str = ""
     overdue: bool = False
+    abandoned: bool = False
+    age_s: float = 0.0
+    pending: bool = False
+    turned_read_only: bool = False
 
     @property
     def running(self) -> bool:
         return self.client is not None and self.client.ended is None
+
+    @property
+    def gone(self) -> bool:
+        """Its client has ended."""
+        return self.client is not None and self.client.ended is not None
+
+    @property
+    def useless(self) -> bool:
+        """Whoever looks into it gets errors, and nothing but another mount changes that."""
+        return self.gone or self.health in (Health.DEAD, Health.STALE)
+
+    @property
+    def under_way(self) -> bool:
+        """It begins: not mounted yet, or not known to answer."""
+        begins = self.shown is None or self.health is Health.UNKNOWN
+        return self.present and not self.useless and begins
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,8 @@ from pathlib import Path
 NAME_VARIABLE = "NODESHARE_MOUNT"
 DIGEST_VARIABLE = "NODESHARE_CONFIG"
 STAGING_VARIABLE = "NODESHARE_STAGING"
+#: How long it may take to end, in seconds: it may hold data that its server does not have.
+END_LIMIT_VARIABLE = "NODESHARE_END_LIMIT"
 
 #: What mount tables show as the source of an anchor.
 ANCHOR_SOURCE = "nodeshare-anchor"
@@ -62,6 +64,21 @@ class Places:
     @property
     def lock(self) -> Path:
         return self.own / "agent.lock"
+
+    @property
+    def clients(self) -> Path:
+        """What is written for clients, and what they write of themselves."""
+        return self.own / "clients"
+
+    @property
+    def layers(self) -> Path:
+        """Which devices were those of our mounts, for the next agent."""
+        return self.own / "layers.json"
+
+    @property
+    def drained(self) -> Path:
+        """What an operator wants to be away, for the next agent."""
+        return self.own / "drained.json"
 
     def log(self, name: str) -> Path:
         return self.own / "logs" / f"{name}.log"

@@ -11,14 +11,31 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from agents.processes import ProcessKey
-from fuse_mounter.observed import Health, Instance, Layer, Observation, Stack
+from fuse_mounter.observed import Health, Instance, Observation, Stack
+from fuse_mounter.publication import Publication
+from fuse_mounter.steps import (
+    Abort,
+    Action,
+    DetachTop,
+    Forget,
+    Kill,
+    PlaceAnchor,
+    PrepareRoot,
+    Publish,
+    RemoveAnchor,
+    RemovePlace,
+    Retire,
+    Start,
+    Terminate,
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Want:
-    """One configured mount. `paused`: the last try failed not long ago. `problem`: why it is not
-    even tried.
+    """One configured mount. `paused`: the last try failed not long ago. `held`: why nothing is
+    started for it now (its server is waited for). `problem`: why it is not even tried.
+    `newer_than`: instances up to this number are to be replaced. `drained`: it shall be away.
+    `also`: where else it is published. `server`: whose trouble it shares (None: nobody's).
     """
 
     name: str
@@ -26,103 +43,17 @@ class Want:
     digest: str
     has_client: bool = True
     paused: bool = False
+    held: str | None = None
     problem: str | None = None
+    newer_than: int = 0
+    drained: bool = False
+    also: tuple[Publication, ...] = ()
+    server: str | None = None
 
-
-@dataclass(frozen=True, slots=True)
-class PrepareRoot:
-    """Make the root a shared mount of its own."""
-
-
-@dataclass(frozen=True, slots=True)
-class PlaceAnchor:
-    """Put the read-only bottom under a path."""
-
-    path: str
-
-
-@dataclass(frozen=True, slots=True)
-class Start:
-    """Begin a new instance."""
-
-    name: str
-
-
-@dataclass(frozen=True, slots=True)
-class Publish:
-    """Attach a staged instance at a path: beneath the present top, if there is one."""
-
-    name: str
-    staging: str
-    path: str
-    top: Layer | None
-
-
-@dataclass(frozen=True, slots=True)
-class DetachTop:
-    """Lazily take away exactly this mount, which is on top."""
-
-    path: str
-    mount_id: int
-
-
-@dataclass(frozen=True, slots=True)
-class Abort:
-    """Break a hung FUSE connection: its callers get an error instead of waiting for ever."""
-
-    staging: str
-    device: tuple[int, int]
-
-
-@dataclass(frozen=True, slots=True)
-class Kill:
-    """End a client that is of no use any more."""
-
-    client: ProcessKey
-
-
-@dataclass(frozen=True, slots=True)
-class Terminate:
-    """Ask a client to end."""
-
-    client: ProcessKey
-
-
-@dataclass(frozen=True, slots=True)
-class Retire:
-    """Take an instance's staging mount and directory away; its client serves open files on."""
-
-    staging: str
-
-
-@dataclass(frozen=True, slots=True)
-class Forget:
-    """Drop the holder's record of a client that ended."""
-
-    client: ProcessKey
-
-
-@dataclass(frozen=True, slots=True)
-class RemoveAnchor:
-    """Take the last mount of a path away, and the path."""
-
-    path: str
-    mount_id: int
-
-
-Action = (
-    PrepareRoot
-    | PlaceAnchor
-    | Start
-    | Publish
-    | DetachTop
-    | Abort
-    | Kill
-    | Terminate
-    | Retire
-    | Forget
-    | RemoveAnchor
-)
+    @property
+    def publications(self) -> tuple[Publication, ...]:
+        """All of them, its own path first."""
+        return (Publication(self.path), *self.also)
 
 
 def plan(wants: Sequence[Want], seen: Observation) -> list[Action]:
@@ -131,8 +62,9 @@ def plan(wants: Sequence[Want], seen: Observation) -> list[Action]:
         return [PrepareRoot()]
     actions: list[Action] = []
     for want in wants:
-        actions += _wanted(want, seen.stack(want.path), seen.of(want.name))
-    names, paths = {want.name for want in wants}, {want.path for want in wants}
+        actions += _drained(want, seen) if want.drained else _wanted(want, seen)
+    names = {want.name for want in wants}
+    paths = {publication.path for want in wants for publication in want.publications}
     for path, stack in seen.stacks.items():
         if path not in paths:
             actions += _clear(stack)
@@ -153,52 +85,76 @@ def current(want: Want, stack: Stack, instances: Sequence[Instance]) -> Instance
     return max(good, key=rank, default=None)
 
 
-def _wanted(want: Want, stack: Stack, instances: Sequence[Instance]) -> list[Action]:
+def _wanted(want: Want, seen: Observation) -> list[Action]:
+    stack, instances = seen.stack(want.path), seen.of(want.name)
     actions: list[Action] = []
     for instance in instances:
         actions += _dispose(instance) or _clean(want, stack, instance)
     if stack.obstacle:
         return actions
-    if stack.anchor is None and not stack.layers and not want.paused:
-        # From the first moment: nobody shall write to the node's disk in its place.
-        actions.append(PlaceAnchor(want.path))
+    if not want.paused:
+        actions += _anchors(want, seen)
     if want.problem:
         return actions
     chosen = current(want, stack, instances)
     if chosen is None:
-        return actions if want.paused else [*actions, Start(want.name)]
+        return actions if want.paused or want.held else [*actions, Start(want.name)]
     if chosen.shown is None or want.paused:
         return actions
-    actions += _publish(want, stack, chosen, instances)
-    if stack.top is not None and stack.top.shown == chosen.shown:
-        # Those it replaced; never before it is in their place.
-        replaced = [one for one in instances if one.present and one is not chosen]
-        retire = [Retire(one.staging) for one in replaced if not _gone(one)]
-        actions += [action for action in retire if action not in actions]
+    for publication in want.publications:
+        actions += _publish(want, publication, chosen, seen)
+    actions += [action for action in _retire(want, chosen, seen) if action not in actions]
     return actions
 
 
+def _retire(want: Want, chosen: Instance, seen: Observation) -> list[Action]:
+    """Those it replaced; never before it is in their place."""
+    if not all(_settled(publication, chosen, seen) for publication in want.publications):
+        return []
+    replaced = [one for one in seen.of(want.name) if one.present and one is not chosen]
+    return [Retire(one.staging) for one in replaced if not one.gone]
+
+
+def _anchors(want: Want, seen: Observation) -> Iterator[Action]:
+    """From the first moment: nobody shall write to the node's disk in its place."""
+    for publication in want.publications:
+        stack = seen.stack(publication.path)
+        if not (stack.obstacle or stack.layers) and stack.anchor is None:
+            yield PlaceAnchor(publication.path)
+
+
+def _settled(publication: Publication, chosen: Instance, seen: Observation) -> bool:
+    """Nothing of an instance before is seen here any more, or that is not for us to end."""
+    stack = seen.stack(publication.path)
+    if stack.obstacle or publication.problem:
+        return True
+    right = stack.top is not None and stack.top.shown == publication.shows(chosen.shown)
+    return right and not publication.elsewhere
+
+
 def _publish(
-    want: Want, stack: Stack, chosen: Instance, instances: Sequence[Instance]
+    want: Want, publication: Publication, chosen: Instance, seen: Observation
 ) -> Iterator[Action]:
-    assert chosen.shown is not None
+    stack, shown = seen.stack(publication.path), publication.shows(chosen.shown)
     top = stack.top
-    if top is not None and (top.shown == chosen.shown or not top.ours):
+    right = top is not None and top.shown == shown and not publication.elsewhere
+    if stack.obstacle or right or (top is not None and not top.ours):
         return
-    if any(layer.shown == chosen.shown for layer in stack.layers):
+    if not publication.elsewhere and any(layer.shown == shown for layer in stack.layers):
         assert top is not None
-        yield DetachTop(want.path, top.mount_id)
+        yield DetachTop(publication.path, top.mount_id)
         return
-    if chosen.health is not Health.OK:
+    if chosen.health is not Health.OK or not publication.at_hand(chosen.staging):
         return
-    served = [one.shown for one in instances if one.present and not _gone(one)]
+    instances = seen.of(want.name)
+    served = [publication.shows(one.shown) for one in instances if one.present and not one.gone]
     if top is not None and len(stack.layers) > 1 and top.shown not in served:
         # Dead on something older, as the ladder leaves it: one of them is enough to replace. Both
         # steps at once: what is older shows only in between.
-        yield DetachTop(want.path, top.mount_id)
+        yield DetachTop(publication.path, top.mount_id)
         top = stack.layers[-2]
     if top is None or top.ours:
-        yield Publish(want.name, chosen.staging, want.path, top)
+        yield Publish(want.name, chosen.staging, publication.path, top)
 
 
 def _dispose(instance: Instance) -> list[Action]:
@@ -216,12 +172,17 @@ def _dispose(instance: Instance) -> list[Action]:
 
 def _clean(want: Want, stack: Stack, instance: Instance) -> list[Action]:
     """What a mount that is wanted has no use for."""
-    useless = instance.health is Health.DEAD or _late(stack, instance)
+    useless = instance.useless or _late(stack, instance)
     if not instance.present:
-        return []
+        useless = instance.abandoned
     if instance.client is not None:
         return [Kill(instance.client.key)] if useless else []
-    return [Retire(instance.staging)] if useless or want.has_client else []
+    if not instance.present:
+        return []
+    if instance.pending:
+        return []
+    # Without a mount it is what an agent left that died while it asked the kernel for one.
+    return [Retire(instance.staging)] if useless or want.has_client or not instance.shown else []
 
 
 def _late(stack: Stack, instance: Instance) -> bool:
@@ -233,21 +194,30 @@ def _late(stack: Stack, instance: Instance) -> bool:
     return instance.overdue and not answers
 
 
-def _gone(instance: Instance) -> bool:
-    return instance.client is not None and instance.client.ended is not None
-
-
 def _usable(want: Want, stack: Stack, instance: Instance) -> bool:
+    served = instance.running if want.has_client else instance.pending or instance.shown is not None
     return (
         instance.present
         and instance.digest == want.digest
-        and (instance.running or not want.has_client)
-        and not _gone(instance)
-        and instance.health is not Health.DEAD
+        and instance.number > want.newer_than
+        and served
+        and not instance.useless
         # A kernel mount that hangs is waited for: a second one would hang too.
         and (instance.health is not Health.HUNG or not want.has_client)
         and not _late(stack, instance)
     )
+
+
+def _drained(want: Want, seen: Observation) -> Iterator[Action]:
+    """Away, but its places stay guarded."""
+    for publication in want.publications:
+        stack = seen.stack(publication.path)
+        if stack.top is not None:
+            yield from _clear(stack)
+    if not want.paused:
+        yield from _anchors(want, seen)
+    for instance in seen.of(want.name):
+        yield from _end(instance, published=_published(instance, seen))
 
 
 def _clear(stack: Stack) -> Iterator[Action]:
@@ -257,19 +227,25 @@ def _clear(stack: Stack) -> Iterator[Action]:
             yield DetachTop(stack.path, stack.top.mount_id)
     elif stack.anchor is not None:
         yield RemoveAnchor(stack.path, stack.anchor)
+    elif stack.obstacle is None:
+        yield RemovePlace(stack.path)
 
 
 def _published(instance: Instance, seen: Observation) -> bool:
-    return instance.shown is not None and any(
-        layer.shown == instance.shown for stack in seen.stacks.values() for layer in stack.layers
-    )
+    shown = instance.shown
+    if shown is None:
+        return False
+    layers = [layer.shown for stack in seen.stacks.values() for layer in stack.layers]
+    # A connection's device number is its own: a folder of it is seen as well.
+    own = {layer.device for layer in layers} if instance.client is not None else set()
+    return shown in layers or shown.device in own
 
 
 def _end(instance: Instance, *, published: bool) -> list[Action]:
     """An instance of a mount that is no longer wanted: unpublished, unmounted, then ended."""
     if disposed := _dispose(instance):
         return disposed
-    if published and instance.client is not None:
+    if (published and instance.client is not None) or instance.pending:
         return []
     if instance.present and (instance.shown is not None or instance.client is None):
         return [Retire(instance.staging)]

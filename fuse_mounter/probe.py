@@ -13,6 +13,8 @@ import errno
 import os
 import socket
 import sys
+import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,14 +27,53 @@ from fuse_mounter.observed import Health
 
 _UNSERVED = frozenset({errno.ENOTCONN, errno.ECONNABORTED, errno.ESHUTDOWN, errno.ENODEV})
 
+#: So many of the last probes are told.
+_PAST = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Space:
+    """What statvfs(3) says: bytes, those that are there for everybody; inodes, and free ones."""
+
+    size: int
+    available: int
+    inodes: int
+    inodes_free: int
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """`number`: the errno it answered with; 0 when all is well, and when there is no answer."""
+
+    health: Health
+    number: int = 0
+    space: Space | None = None
+
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """A finished probe; `at` is on trio's clock."""
+    """A probe that is finished, or has taken too long; `at` is on trio's clock. `good_at` is
+    wall-clock time of the last good one, `space` what that one said; None: there was none.
+    """
 
-    health: Health
+    answer: Answer
     seconds: float
     at: float
+    good_at: float | None
+    space: Space | None
+
+    @property
+    def health(self) -> Health:
+        return self.answer.health
+
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    """How a probe ended; `at` is wall-clock time."""
+
+    at: float
+    health: Health
+    seconds: float
 
 
 class Prober:
@@ -41,7 +82,9 @@ class Prober:
     def __init__(self, limit_s: float) -> None:
         self.limit_s = limit_s
         self._results: dict[str, Probe] = {}
+        self._past: dict[str, deque[Past]] = {}
         self._out: set[str] = set()
+        self._hurried: set[str] = set()
         self._asking: tuple[command.Child, socket.socket] | None = None
 
     def health(self) -> dict[str, Health]:
@@ -50,10 +93,25 @@ class Prober:
     def last(self, name: str) -> Probe | None:
         return self._results.get(name)
 
+    def past(self, name: str) -> tuple[Past, ...]:
+        """The last few, oldest first."""
+        return tuple(self._past.get(name, ()))
+
+    def out(self, name: str) -> bool:
+        """Whether a probe has not come back yet."""
+        return name in self._out
+
     def due(self, name: str, every_s: float) -> bool:
         """Whether a probe may go out now: none is out, and the last one is old enough."""
         last = self._results.get(name)
-        return name not in self._out and (last is None or trio.current_time() - last.at >= every_s)
+        if name in self._out:
+            return False
+        hurried = name in self._hurried
+        return hurried or last is None or trio.current_time() - last.at >= every_s
+
+    def hurry(self, name: str) -> None:
+        """The next one is due now."""
+        self._hurried.add(name)
 
     async def ask(self, name: str, path: Path, news: Callable[[], None]) -> None:
         """Probe, and keep the result; `news` is called when it tells something new. Lasts until the
@@ -65,24 +123,27 @@ class Prober:
         except OSError:
             return  # no child can be started: that says nothing about the mount
         self._out.add(name)
+        self._hurried.discard(name)
         try:
             with trio.move_on_after(self.limit_s):
                 await trio.lowlevel.wait_readable(answer)
-            health = _read(answer)
-            if health is Health.HUNG:
-                self._keep(name, health, started, news)
+            said = _read(answer)
+            if said is not None and said.health is Health.HUNG:
+                self._keep(name, said, started, news)
                 await trio.lowlevel.wait_readable(answer)
-                health = _read(answer)
+                said = _read(answer)
         finally:
             self._out.discard(name)
             os.close(answer)
-        if health is not None:
-            self._keep(name, health, started, news)
+        if said is not None:
+            self._keep(name, said, started, news)
 
     def keep_only(self, names: set[str]) -> None:
         """Forget mounts that are gone."""
         for name in self._results.keys() - names:
             del self._results[name]
+            self._past.pop(name, None)
+        self._hurried &= names
 
     def close(self) -> None:
         """End the process that asks; the next probe would start another."""
@@ -92,11 +153,16 @@ class Prober:
             requests.close()
             command.end(child)
 
-    def _keep(self, name: str, health: Health, started: float, news: Callable[[], None]) -> None:
+    def _keep(self, name: str, said: Answer, started: float, news: Callable[[], None]) -> None:
         now = trio.current_time()
+        past = self._past.setdefault(name, deque(maxlen=_PAST))
+        past.append(Past(time.time(), said.health, now - started))
         before = self._results.get(name)
-        self._results[name] = Probe(health, now - started, now)
-        if before is None or before.health is not health:
+        good_at, space = (before.good_at, before.space) if before else (None, None)
+        if said.health is Health.OK:
+            good_at, space = time.time(), said.space
+        self._results[name] = Probe(said, now - started, now, good_at, space)
+        if before is None or (before.health, before.answer.number) != (said.health, said.number):
             news()
 
     def _send(self, path: Path) -> int:
@@ -135,16 +201,19 @@ def _start() -> tuple[command.Child, socket.socket]:
     return child, ours
 
 
-def _read(answer: int) -> Health | None:
+def _read(answer: int) -> Answer | None:
     """HUNG: nothing yet; None: the child ended without a word. An answer is an answer, also when we
     were asleep ourselves and see it late.
     """
     try:
-        said = os.read(answer, 1)
+        said = os.read(answer, probe_process.ANSWER.size)
     except BlockingIOError:
-        return Health.HUNG
-    if not said:
+        return Answer(Health.HUNG)
+    if len(said) < probe_process.ANSWER.size:
         return None
-    if said[0] == 0:
-        return Health.OK
-    return Health.DEAD if said[0] in _UNSERVED else Health.FAULTY
+    number, *numbers = probe_process.ANSWER.unpack(said)
+    if number == 0:
+        return Answer(Health.OK, space=Space(*numbers))
+    if number == errno.ESTALE:
+        return Answer(Health.STALE, number)
+    return Answer(Health.DEAD if number in _UNSERVED else Health.FAULTY, number)

@@ -13,13 +13,16 @@ from __future__ import annotations
 import enum
 import errno
 import os
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from agents import mountinfo
 from agents.errors import AgentError
 from agents.hostfs import HostFs
 from agents.mountinfo import MountEntry
-from agents.mounts import MountFlag, Mounts, Propagation
+from agents.mounts import MountAttribute, MountFlag, Mounts, Propagation
+from fuse_mounter.ground import Ground
 from fuse_mounter.places import ANCHOR_SOURCE, Places
 
 #: Without BENEATH a live mount is covered until this many lie on each other, the anchor included;
@@ -46,36 +49,35 @@ class Way(enum.Enum):
     ADOPTED = "adopted"  # by an agent before this one
 
 
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """What is to be attached: what is mounted in a staging directory, or a copy of a folder in it
+    that was made already (a detached mount; who made it closes it).
+    """
+
+    staging: str
+    copy: int | None = None
+    read_only: bool = False
+
+
 class Publisher:
     """Every call is short, and raises OSError or AgentError."""
 
     def __init__(self, places: Places, mounts: Mounts, host: HostFs) -> None:
         self._places, self._mounts, self._host = places, mounts, host
-        self._mountinfo = mountinfo.Watched(host.proc)
+        self.ground = Ground(places, mounts, host)
+        self._anchor_aside = False
 
     def table(self) -> tuple[MountEntry, ...]:
         """All mounts, as we see them."""
-        return self._mountinfo.read()
+        return self.ground.table()
 
-    def prepare(self) -> None:
-        """Directories, and a private place for staging: nothing there shows up anywhere else."""
-        for directory in (self._places.root, self._places.staging, self._places.log("x").parent):
-            directory.mkdir(mode=0o755, parents=True, exist_ok=True)
-        self._own_mount(self._places.staging, Propagation.PRIVATE)
+    def prepare(self, holder_pid: int | None = None) -> None:
+        """Directories, and the staging place for clients of this holder (None: of one in our own
+        mount namespace).
+        """
+        self.ground.prepare(holder_pid)
         self.clear_staging(_ANCHOR)  # of an agent that died while it made one
-
-    def prepare_root(self) -> None:
-        """The root as a shared mount of its own: what is mounted below reaches the pods."""
-        self._places.root.mkdir(mode=0o755, parents=True, exist_ok=True)
-        self._own_mount(self._places.root, Propagation.SHARED)
-
-    def _own_mount(self, path: Path, kind: Propagation) -> None:
-        stack = mountinfo.at(self.table(), path)
-        if not stack:
-            self._mounts.bind(path, path)
-            self._mounts.set_propagation(path, Propagation.PRIVATE)
-        if not stack or (stack[-1].shared is not None) is not (kind is Propagation.SHARED):
-            self._mounts.set_propagation(path, kind)
 
     def target(self, path: str) -> Path:
         return self._places.root / path
@@ -84,57 +86,103 @@ class Publisher:
         return self._places.staging / name
 
     def place_anchor(self, path: str) -> None:
-        """A read-only tmpfs with one README, made aside and attached complete."""
-        target, aside = self.target(path), self.staging(_ANCHOR)
+        """A read-only tmpfs with one README, made aside and attached complete. All that are placed
+        before it is put away are the same.
+        """
+        target = self.target(path)
         target.mkdir(mode=0o755, parents=True, exist_ok=True)
+        if not self._anchor_aside:
+            self._make_anchor()
+        self._attach(Piece(_ANCHOR), target)
+
+    def _make_anchor(self) -> None:
+        aside = self.staging(_ANCHOR)
         self.clear_staging(_ANCHOR)
         aside.mkdir(mode=0o755)
+        self._anchor_aside = True
         try:
             self._mounts.mount(ANCHOR_SOURCE, aside, "tmpfs", data="mode=0555,size=16k,nr_inodes=4")
             (aside / "README").write_text(_README)
             flags = MountFlag.REMOUNT | MountFlag.RDONLY
             self._mounts.mount(ANCHOR_SOURCE, aside, "tmpfs", flags, "mode=0555,size=16k")
-            self._attach(aside, target)
-        finally:
+        except OSError:
+            self.put_anchor_away()
+            raise
+
+    def put_anchor_away(self) -> None:
+        """After all that were needed are placed."""
+        if self._anchor_aside:
+            self._anchor_aside = False
             self.clear_staging(_ANCHOR)
 
-    def publish(self, staging: str, path: str, top: MountEntry | None, *, alive: bool) -> Way:
-        """Attach what is staged at `path`, in the place of `top`, which is `alive` or not."""
-        aside, target = self.staging(staging), self.target(path)
+    def publish(self, piece: Piece, path: str, top: MountEntry | None, *, alive: bool) -> Way:
+        """Attach it at `path`, in the place of `top`, which is `alive` or not."""
+        target = self.target(path)
         if top is None:
-            self._attach(aside, target)
+            self._attach(piece, target)
             return Way.FIRST
         try:
-            self._attach(aside, target, beneath=True)
+            self._attach(piece, target, beneath=True)
         except OSError as error:
             if error.errno not in _NOT_BENEATH:
                 raise
-            return self._publish_by_ladder(aside, target, top, alive=alive)
+            return self._publish_by_ladder(piece, target, top, alive=alive)
         self._detach(target, top.mount_id)
         return Way.BENEATH
 
-    def _publish_by_ladder(self, aside: Path, target: Path, top: MountEntry, *, alive: bool) -> Way:
+    def _publish_by_ladder(
+        self, piece: Piece, target: Path, top: MountEntry, *, alive: bool
+    ) -> Way:
         height = len(mountinfo.at(self.table(), target))
         if height <= 2 or (alive and height < MAX_LAYERS):
-            self._attach(aside, target)
+            self._attach(piece, target)
             return Way.OVER
         self._detach(target, top.mount_id)
-        self._attach(aside, target)
+        self._attach(piece, target)
         return Way.DETACH
 
-    def _attach(self, aside: Path, target: Path, *, beneath: bool = False) -> None:
-        """A copy: the mount at `aside` stays."""
+    def _attach(self, piece: Piece, target: Path, *, beneath: bool = False) -> None:
+        """A copy: the mount that is staged stays."""
+        if piece.copy is not None:
+            self._attach_copy(piece.copy, piece, target, beneath=beneath)
+            return
+        aside = self.staging(piece.staging)
         try:
             copy = self._mounts.clone(aside)
         except OSError as error:
-            if beneath or error.errno != errno.ENOSYS:
+            if beneath or error.errno != errno.ENOSYS or piece.read_only:
                 raise
             self._mounts.bind(aside, target)  # before kernel 5.2
             return
         try:
-            self._mounts.attach(copy, target, beneath=beneath)
+            self._attach_copy(copy, piece, target, beneath=beneath)
         finally:
             os.close(copy)
+
+    def _attach_copy(self, copy: int, piece: Piece, target: Path, *, beneath: bool) -> None:
+        if piece.read_only or self.ground.contained:
+            self._set_attributes(copy, piece)
+        self._mounts.attach(copy, target, beneath=beneath)
+
+    def _set_attributes(self, copy: int, piece: Piece) -> None:
+        attributes = MountAttribute.RDONLY if piece.read_only else MountAttribute.NONE
+        # A copy of a mount that is shared with the holder would be its peer: what somebody mounts
+        # over the one in the root would appear in the staging place too.
+        propagation = Propagation.PRIVATE if self.ground.contained else None
+        try:
+            self._mounts.set_attributes(copy, attributes, propagation=propagation)
+        except OSError as error:
+            if error.errno != errno.ENOSYS:
+                raise
+            if self.ground.contained:
+                raise AgentError(
+                    "this kernel cannot change a copy of a mount (Linux 5.12 can)",
+                    remedy="run agent and holder in one mount namespace, as on a bare machine",
+                ) from error
+            raise AgentError(
+                "this kernel cannot make one name of a mount read-only (Linux 5.12 can)",
+                remedy="make the whole mount read_only",
+            ) from error
 
     def detach_top(self, path: str, mount_id: int) -> None:
         """Lazily: whoever is in it stays in it. Nothing happens when another mount is on top."""
@@ -148,6 +196,10 @@ class Publisher:
     def remove_anchor(self, path: str, mount_id: int) -> None:
         """And the directories that were made for it, up to the root."""
         self.detach_top(path, mount_id)
+        self.remove_place(path)
+
+    def remove_place(self, path: str) -> None:
+        """The directories that were made for a mount, up to the root, if nothing is in them."""
         target = self.target(path)
         while target != self._places.root and not mountinfo.at(self.table(), target):
             try:
@@ -166,7 +218,8 @@ class Publisher:
         path = self.staging(name)
         for _ in mountinfo.at(self.table(), path):
             self._mounts.unmount(path, detach=True)
-        if path.is_dir():
+        # No look before: at what is still mounted, that might hang; this only fails.
+        with suppress(FileNotFoundError):
             path.rmdir()
 
     def obstacle(self, path: str) -> str | None:
@@ -190,30 +243,3 @@ class Publisher:
         self._mounts.mount("fusectl", own, "fusectl")
         self._mounts.set_propagation(own, Propagation.PRIVATE)
         return own
-
-    def anything_left(self) -> bool:
-        """Whether an agent before this one has made a mount of the root, or a staging place."""
-        table, places = self.table(), self._places
-        return any(mountinfo.at(table, place) for place in (places.root, places.staging))
-
-    def remove_everything(self) -> None:
-        """The root mount, the staging place and fusectl, when nothing else is mounted there."""
-        for path in (self._places.root, self._places.staging, self._places.fusectl):
-            others = [e for e in mountinfo.below(self.table(), path) if e.mount_point != str(path)]
-            if others:
-                raise AgentError(
-                    f"{others[0].mount_point!r} is still mounted",
-                    remedy=f"it is not ours; unmount it, then {str(path)!r} can go too",
-                )
-            for _ in mountinfo.at(self.table(), path):
-                self._mounts.unmount(path, detach=True)
-            if path.is_dir():
-                _remove_empty(path)
-
-
-def _remove_empty(path: Path) -> None:
-    try:
-        path.rmdir()
-    except OSError as error:
-        if error.errno != errno.ENOTEMPTY:
-            raise

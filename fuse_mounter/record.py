@@ -7,12 +7,14 @@ Losing this (a restart) loses counts and back-off, nothing that decides what is 
 from __future__ import annotations
 
 import random
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from fuse_mounter.drivers.base import MountBase
+from fuse_mounter.drivers.base import MountBase, Sign
+from fuse_mounter.probe import Past, Probe, Space
+from fuse_mounter.publication import SharedStatus
 from fuse_mounter.publish import Way
 from fuse_mounter.states import USABLE, Cause, Judgement, State
 
@@ -21,6 +23,17 @@ _FIRST_DELAY_S, _LONGEST_DELAY_S = 0.25, 30.0
 _STEADY_S = 10.0
 #: So many failures in a row, and the mount is called failed.
 _FAILING = 3
+#: So many of its last changes are told.
+_CHANGES = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """It came into a state `at` (seconds since the epoch). `cause`: the last one that was known."""
+
+    at: float
+    state: State
+    cause: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +54,43 @@ class MountStatus:
     waiting: int | None
     probe_s: float | None
     published_by: str | None
+    #: What its client or the kernel tells of it.
+    sign: Sign | None = None
+    #: Whose trouble it shares with other mounts; None: nobody's.
+    server: str | None = None
+    #: When a probe was answered well for the last time, and what it said; None: not yet.
+    last_ok: float | None = None
+    space: Space | None = None
+    #: Hung connections that were broken, and how many requests got an error by that.
+    aborts: int = 0
+    aborted_requests: int = 0
+    #: How often something that its driver needs was found missing.
+    preflight_failures: int = 0
+    #: How often it came into each state.
+    transitions: Mapping[str, int] = field(default_factory=dict)
+    #: It is away because somebody asked for that.
+    drained: bool = False
+    #: Where else it is published.
+    shared: tuple[SharedStatus, ...] = ()
+    #: The last changes, oldest first, and the last probes of what serves it now.
+    history: tuple[Change, ...] = ()
+    probes: tuple[Past, ...] = ()
+    #: The private directory where that is mounted as well.
+    staging: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         document = {name: getattr(self, name) for name in self.__slots__}
-        return {**document, "state": self.state.value, "recoveries": dict(self.recoveries)}
+        return {
+            **document,
+            "state": self.state.value,
+            "recoveries": dict(self.recoveries),
+            "transitions": dict(self.transitions),
+            "sign": asdict(self.sign) if self.sign else None,
+            "space": asdict(self.space) if self.space else None,
+            "shared": [asdict(one) for one in self.shared],
+            "history": [{**asdict(one), "state": one.state.value} for one in self.history],
+            "probes": [{**asdict(one), "health": one.health.value} for one in self.probes],
+        }
 
 
 @dataclass(slots=True)
@@ -59,6 +105,12 @@ class Record:
     published_by: Way | None = None
     published: str | None = None
     published_at: float = 0.0
+    aborts: int = 0
+    aborted_requests: int = 0
+    preflight_failures: int = 0
+    transitions: Counter[State] = field(default_factory=Counter)
+    history: deque[Change] = field(default_factory=lambda: deque(maxlen=_CHANGES))
+    problem: str | None = None
     failures: int = 0
     failure: str = ""
     not_before: float = 0.0
@@ -83,11 +135,39 @@ class Record:
         changed = (judgement.state, judgement.cause) != (self.state, self.cause)
         if judgement.state is not self.state:
             self.since = wall
+            self.transitions[judgement.state] += 1
         self.state, self.cause = judgement.state, judgement.cause
+        self._note(wall)
         return changed
+
+    def _note(self, wall: float) -> None:
+        """Another reason for the same state is no change, but the last word of it."""
+        last = self.history[-1] if self.history else None
+        if last is not None and last.state is self.state:
+            self.history[-1] = Change(last.at, self.state, self.cause)
+        else:
+            self.history.append(Change(wall, self.state, self.cause))
 
     def was_published(self, staging: str, way: Way, *, now: float) -> None:
         self.published, self.published_by, self.published_at = staging, way, now
+
+    def was_adopted(self, staging: str, *, now: float) -> None:
+        """An agent before this one had published it."""
+        self.was_published(staging, Way.ADOPTED, now=now)
+
+    def was_aborted(self, callers: int) -> None:
+        self.aborts += 1
+        self.aborted_requests += callers
+
+    def preflight(self, problem: str | None) -> None:
+        """What its driver found missing; counted when that changes."""
+        if problem is not None and problem != self.problem:
+            self.preflight_failures += 1
+        self.problem = problem
+
+    def asked_for(self) -> None:
+        """An operator wants it tried now, whatever was before."""
+        self.failures, self.not_before = 0, 0.0
 
     def failed(self, text: str, *, now: float) -> None:
         """Something could not be done: wait longer every time."""
@@ -96,16 +176,19 @@ class Record:
         delay = min(_LONGEST_DELAY_S, _FIRST_DELAY_S * 2 ** min(self.failures - 1, 10))
         self.not_before = now + delay * random.uniform(0.8, 1.2)  # noqa: S311 -- jitter, not a secret
 
-    def ended(self, staging: str, text: str, *, now: float) -> None:
-        """A client ended: the next one starts at once if this one had served for a while."""
+    def ended(self, staging: str, text: str, *, now: float) -> bool:
+        """A client ended: the next one starts at once if this one had served for a while. False: it
+        has never served, so its server may be to blame.
+        """
         self.failure = text
         served = self.published == staging
         if served and now - self.published_at > _STEADY_S:
             self.failures, self.not_before = 0, 0.0
-            return
+            return True
         self.failed(text, now=now)
         if served and self.failures == 1:
             self.not_before = 0.0
+        return served
 
     def steady(self, *, now: float) -> None:
         """It has served for long enough: earlier failures are history."""
@@ -119,7 +202,10 @@ class Record:
         client_pid: int | None,
         layers: int,
         waiting: int | None,
-        probe_s: float | None,
+        probe: Probe | None,
+        sign: Sign | None = None,
+        server: str | None = None,
+        drained: bool = False,
     ) -> MountStatus:
         return MountStatus(
             name=mount.name,
@@ -134,6 +220,16 @@ class Record:
             last_gap_s=self.last_gap_s,
             layers=layers,
             waiting=waiting,
-            probe_s=probe_s,
+            probe_s=probe.seconds if probe else None,
             published_by=self.published_by.value if self.published_by else None,
+            sign=sign,
+            server=server,
+            drained=drained,
+            last_ok=probe.good_at if probe else None,
+            space=probe.space if probe else None,
+            aborts=self.aborts,
+            aborted_requests=self.aborted_requests,
+            preflight_failures=self.preflight_failures,
+            history=tuple(self.history),
+            transitions={state.value: count for state, count in self.transitions.items()},
         )

@@ -8,9 +8,11 @@ from typing import Literal
 
 from agents.errors import AgentError, Unavailable
 from agents.hostfs import HostFs
+from agents.mountinfo import Watched
 from agents.mounts import MountFlag, Mounts, Propagation
 from agents.threads import Worker
-from fuse_mounter.drivers.base import Launch, SourceMount
+from fuse_mounter.drivers import autofs
+from fuse_mounter.drivers.base import KernelDriver, SourceMount
 
 _LIMIT_S = 10.0
 
@@ -19,19 +21,21 @@ class BindMount(SourceMount):
     driver: Literal["bind"]
 
 
-class Bind:
+class Bind(KernelDriver[BindMount]):
     """The driver."""
 
-    has_client = False
+    def __init__(self) -> None:
+        self._tables: dict[Path, Watched] = {}
 
     def preflight(self, mount: BindMount, host: HostFs) -> AgentError | None:
-        return None
-
-    def launch(self, mount: BindMount, staging: Path, host: HostFs) -> Launch:
-        raise NotImplementedError("it has no client")
-
-    def written(self, staging: Path) -> tuple[Path, ...]:
-        return ()
+        table = self._tables.setdefault(host.proc, Watched(host.proc)).mounted()
+        if not autofs.any_in(table) or autofs.directory_at(table, mount.source) is None:
+            return None
+        return AgentError(
+            f"{str(mount.source)!r} is the directory of an automounter: in a copy of it everybody "
+            "would get 'Too many levels of symbolic links'",
+            remedy="name a directory in it, or let pods bind it by hostPath with HostToContainer",
+        )
 
     async def stage(self, mount: BindMount, staging: Path, mounts: Mounts, worker: Worker) -> None:
         try:

@@ -13,7 +13,7 @@ from agents.errors import AgentError
 from agents.hostfs import HostFs
 from fuse_mounter.drivers import needs
 from fuse_mounter.drivers.base import ClientDriver, Launch, MountBase
-from fuse_mounter.drivers.options import refuse_secrets
+from fuse_mounter.drivers.options import refuse_secrets, refuse_secrets_in_environment
 
 _HERE = "{mountpoint}"
 _READ_ONLY = "{ro}"
@@ -26,6 +26,11 @@ def _template(words: tuple[str, ...]) -> tuple[str, ...]:
     return words
 
 
+def _names_of_files(values: dict[str, str]) -> dict[str, str]:
+    refuse_secrets_in_environment(values)
+    return values
+
+
 class CommandMount(MountBase):
     """`command`: its words; `{mountpoint}` stands for the place, `{ro}` for `ro` or `rw`.
     `environment`: names of files, never secrets. `needs`: files that have to be there.
@@ -33,11 +38,13 @@ class CommandMount(MountBase):
 
     driver: Literal["command"]
     command: Annotated[tuple[str, ...], Field(min_length=2), AfterValidator(_template)]
-    environment: dict[str, str] = Field(default_factory=dict)
+    environment: Annotated[dict[str, str], AfterValidator(_names_of_files)] = Field(
+        default_factory=dict
+    )
     needs: tuple[HostPath, ...] = ()
 
 
-class Command(ClientDriver):
+class Command(ClientDriver[CommandMount]):
     """The driver."""
 
     def preflight(self, mount: CommandMount, host: HostFs) -> AgentError | None:

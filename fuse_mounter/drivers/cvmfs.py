@@ -40,7 +40,7 @@ class CvmfsMount(MountBase):
     base: HostPath | None = None
 
 
-class Cvmfs(ClientDriver):
+class Cvmfs(ClientDriver[CvmfsMount]):
     """The driver."""
 
     def preflight(self, mount: CvmfsMount, host: HostFs) -> AgentError | None:

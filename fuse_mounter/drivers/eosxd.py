@@ -1,155 +1,133 @@
 # SPDX-License-Identifier: Apache-2.0
 """`eosxd`: an EOS instance by its FUSE client, with the identity of whoever asks.
 
-The client reads `<directory>/fuse.<instance>.conf`, picked by `-ofsname=<instance>`: strict JSON
-that is written here, from keys that it is known to read (the client ignores what it does not know,
-and then does not do what one meant). It is started on a private place: on the one that pods see it
-would unmount a dead predecessor itself, and lose them.
+The client reads `<directory>/fuse.<instance>.conf`, picked by `-ofsname=<instance>`. It is started
+on a private place: on the one that pods see it would unmount a dead predecessor itself, and lose
+them. What it is told is in `eosxd_config`, what it tells in `eosxd_statistics`.
 """
 
 from __future__ import annotations
 
-import difflib
-import json
-import re
-from collections.abc import Mapping
+import time
 from pathlib import Path
-from typing import Annotated, Any, Literal
-
-from pydantic import AfterValidator, BeforeValidator, Field
 
 from agents import hostfs
-from agents.config import HostPath, Section
 from agents.errors import AgentError, Unavailable
 from agents.hostfs import HostFs
-from fuse_mounter.drivers import needs
-from fuse_mounter.drivers.base import ClientDriver, Launch, MountBase
-from fuse_mounter.drivers.eosxd_keys import KEYS
+from fuse_mounter.drivers import eosxd_statistics, needs
+from fuse_mounter.drivers.base import ClientDriver, Launch, Sign, host_of, private_name
+from fuse_mounter.drivers.eosxd_config import (
+    DEFAULT_DESCRIPTORS,
+    DEFAULT_FLUSH_S,
+    EosxdMount,
+    configuration,
+    own_directories,
+    server_of,
+    statistics_file,
+)
+from fuse_mounter.drivers.reach import Reach
 
-_MGM = re.compile(r"(?:root://)?([A-Za-z0-9.-]+|\[[0-9A-Fa-f:]+\])(:\d{1,5})?/*")
 _PACKAGE = "eos-fusex of CERN (it is not in Debian)"
+#: Beside what it may take to send what it still holds.
+_END_S = 10.0
+#: After a connection is back, its client mends what was open for about so long.
+_RECOVERY_S = 15.0
 
 
-def _hostport(value: str) -> str:
-    match = _MGM.fullmatch(value)
-    if match is None:
-        raise ValueError(f"{value!r} is not a server such as root://eos.example.org:1094")
-    return match[1] + (match[2] or "")
-
-
-def _absolute(value: str) -> str:
-    if not value.startswith("/") or not value.isprintable():
-        raise ValueError(f"{value!r} is not an absolute path of EOS, such as /eos/")
-    return value
-
-
-def _known(value: Mapping[str, Any]) -> Mapping[str, Any]:
-    problems = []
-    for section, keys in value.items():
-        if section not in KEYS:
-            problems.append(_unknown(section, KEYS, "sections"))
-            continue
-        if not isinstance(keys, dict):
-            problems.append(f"{section}: {keys!r} is not a mapping of keys to values")
-            continue
-        problems += [
-            f"{section}.{_unknown(key, KEYS[section], 'keys')}"
-            for key in keys
-            if key not in KEYS[section]
-        ]
-    if problems:
-        raise ValueError("; ".join(problems))
-    return value
-
-
-def _unknown(key: str, known: Any, what: str) -> str:
-    close = difflib.get_close_matches(key, known, 1)
-    elsewhere = [section for section, keys in KEYS.items() if key in keys]
-    if elsewhere:
-        hint = f"it belongs to {elsewhere[0]}"
-    else:
-        hint = f"did you mean {close[0]!r}?" if close else f"known {what}: {', '.join(known)}"
-    return f"{key}: eosxd does not read this key; {hint}"
-
-
-ClientKeys = Annotated[dict[str, dict[str, Any]], BeforeValidator(_known)]
-
-
-class EosxdOptions(Section):
-    """`mgm`: the management server. `client`: further keys of eosxd's own configuration, by
-    section (`options`, `auth`, `cache`, `recovery`, `xrdcl`, `inline`)."""
-
-    mgm: Annotated[str, AfterValidator(_hostport)]
-    remote_path: Annotated[str, AfterValidator(_absolute)] = "/eos/"
-    client: Annotated[dict[str, dict[str, Any]], BeforeValidator(_known)] = Field(
-        default_factory=dict
-    )
-
-
-class EosxdCredentials(Section):
-    """`sss_keytab`: tokens ride on it too; without one nobody but nobody is known to EOS."""
-
-    sss_keytab: HostPath | None = None
-
-
-class EosxdMount(MountBase):
-    driver: Literal["eosxd"]
-    options: EosxdOptions
-    credentials: EosxdCredentials = EosxdCredentials()
-
-
-class Eosxd(ClientDriver):
+class Eosxd(ClientDriver[EosxdMount]):
     """The driver."""
 
+    caches = hostfs.EOS_CACHES
+
+    def __init__(self) -> None:
+        self._reach = Reach()
+
     def preflight(self, mount: EosxdMount, host: HostFs) -> AgentError | None:
+        key = mount.credentials.encryption_key
         return (
             needs.fuse(host)
             or needs.program("eosxd3", "eosxd", package=_PACKAGE)
-            or needs.helper(*hostfs.FUSE_HELPERS, package="fuse3")
+            or _helper()
             or _keytab(mount)
-            or _namespaces(host)
+            or (needs.secret(key, "credentials.encryption_key") if key else None)
+            or _descriptors(mount, host)
+            or _namespaces(mount, host)
+            or _locks(host)
+            or self._unreachable(mount)
         )
 
+    def _unreachable(self, mount: EosxdMount) -> AgentError | None:
+        """Its second port (1100) is for what the server tells unasked: without it the statistics
+        show no heartbeat."""
+        host, port = server_of(mount)
+        problem = self._reach.problem(host, port)
+        if problem is None:
+            return None
+        return Unavailable(
+            f"{host} port {port} cannot be reached: {problem}",
+            remedy="look at options.mgm, the name service and firewalls (ports 1094 and 1100); it "
+            "is tried again all the time",
+        )
+
+    def server(self, mount: EosxdMount) -> str | None:
+        return host_of(mount.options.mgm)
+
+    def recovery_window_s(self, mount: EosxdMount) -> float:
+        # Its connection may be tried for so long, and its own recovery of open files follows.
+        return mount.client_seconds("xrdcl", "ConnectionWindow", 120.0) + _RECOVERY_S
+
     def launch(self, mount: EosxdMount, staging: Path, host: HostFs) -> Launch:
-        instance, (written,) = _instance(staging), self.written(staging)
-        text = json.dumps(configuration(mount, instance, staging), indent=2, sort_keys=True) + "\n"
-        program = needs.which("eosxd3", "eosxd")
-        return Launch((program, f"-ofsname={instance}", "-f", str(staging)), files={written: text})
+        key = mount.credentials.encryption_key
+        text = configuration(mount, staging, key.read_text().strip() if key else None)
+        program, instance = needs.which("eosxd3", "eosxd"), private_name(staging)
+        return Launch(
+            (program, f"-ofsname={instance}", "-f", str(staging)),
+            # One log for all clients of this mount: by itself it would begin one for each.
+            {"EOS_FUSE_LOGFILE": str(hostfs.EOS_LOGS / f"nodeshare.{mount.name}.log")},
+            {_configuration_file(staging): text},
+            (*own_directories(staging), hostfs.EOS_LOGS),
+            end_limit_s=_END_S
+            + mount.client_seconds("options", "flush-wait-umount", DEFAULT_FLUSH_S),
+        )
 
     def written(self, staging: Path) -> tuple[Path, ...]:
-        return (hostfs.EOS_CONFIGURATION / f"fuse.{_instance(staging)}.conf",)
+        statistics = statistics_file(staging)
+        return _configuration_file(staging), statistics, _json(statistics)
+
+    def sign(
+        self, mount: EosxdMount, device: tuple[int, int], staging: Path, host: HostFs
+    ) -> Sign | None:
+        file = _json(statistics_file(staging))
+        age = max(0.0, time.time() - file.stat().st_mtime)
+        return eosxd_statistics.sign(file.read_text(errors="replace"), age)
 
 
-def _instance(staging: Path) -> str:
-    return staging.name.replace("@", "-")  # '@' would make it a user's address
+def _configuration_file(staging: Path) -> Path:
+    return hostfs.EOS_CONFIGURATION / f"fuse.{private_name(staging)}.conf"
 
 
-def configuration(mount: EosxdMount, instance: str, staging: Path) -> dict[str, Any]:
-    """What the client reads. Pure."""
-    client = {section: dict(keys) for section, keys in mount.options.client.items()}
-    options = client.setdefault("options", {})
-    options.setdefault("jsonstats", 1)  # our health signal
-    auth = client.setdefault("auth", {})
-    auth.setdefault("shared-mount", 1)
-    if mount.credentials.sss_keytab is not None:
-        auth["ssskeytab"] = str(mount.credentials.sss_keytab)
-    return {
-        **client,
-        "name": instance,
-        "hostport": mount.options.mgm,
-        "remotemountdir": mount.options.remote_path,
-        "localmountdir": str(staging),
-    }
+def _json(statistics: Path) -> Path:
+    return statistics.with_name(f"{statistics.name}.json")
+
+
+def _helper() -> AgentError | None:
+    """Each of its builds insists on its own, even as root."""
+    if needs.which("eosxd3", "eosxd") == "eosxd3":
+        return needs.helper(hostfs.FUSE3_HELPER, package="fuse3")
+    return needs.helper(hostfs.FUSE2_HELPER, package="fuse3, or fuse of libfuse 2")
 
 
 def _keytab(mount: EosxdMount) -> AgentError | None:
-    """A default keytab that is missing turns off `sss` and `oauth2`, with a mere warning."""
+    """One that is named and missing makes every login fail later. A default one that is missing
+    turns off `sss` and `oauth2`, with a mere warning.
+    """
     if mount.credentials.sss_keytab is not None:
         return needs.secret(mount.credentials.sss_keytab, "credentials.sss_keytab")
-    auth = mount.options.client.get("auth", {})
-    wanted = [name for name in ("sss", "oauth2") if auth.get(name, 1)]
-    if not wanted or hostfs.EOS_KEYTAB.exists():
+    wanted = [name for name in ("sss", "oauth2") if mount.uses(name)]
+    if not wanted:
         return None
+    if hostfs.EOS_KEYTAB.exists():
+        return needs.secret(hostfs.EOS_KEYTAB, "the default keytab")
     return Unavailable(
         f"{str(hostfs.EOS_KEYTAB)!r} is missing: eosxd would turn off {' and '.join(wanted)}, and "
         "everybody would be nobody",
@@ -158,15 +136,52 @@ def _keytab(mount: EosxdMount) -> AgentError | None:
     )
 
 
-def _namespaces(host: HostFs) -> AgentError | None:
-    """The client looks into the calling process: it has to see all of the node's processes."""
+def _descriptors(mount: EosxdMount, host: HostFs) -> AgentError | None:
+    """As root it raises its own limit, as far as the kernel lets anybody go."""
+    wanted = mount.client_key("options", "fd-limit", DEFAULT_DESCRIPTORS)
     try:
-        own, init = ((host.proc / pid / "ns/pid").stat().st_ino for pid in ("self", "1"))
-    except OSError:
+        most = int((host.proc / "sys/fs/nr_open").read_text())
+    except (OSError, ValueError):
         return None
-    if own == init:
+    if wanted <= most:
         return None
     return Unavailable(
-        "this agent has a pid namespace of its own: eosxd would not see who asks, nor his token",
-        remedy="run it with hostPID: true",
+        f"eosxd wants {wanted} file descriptors, and fs.nr_open allows {most}",
+        remedy=f"sysctl -w fs.nr_open={wanted}, or a smaller options.client.options.fd-limit",
+    )
+
+
+def _namespaces(mount: EosxdMount, host: HostFs) -> AgentError | None:
+    """The client looks into the calling process: it has to see all of the node's processes. And a
+    shared key is good for the address that it was first used from: the node's.
+    """
+    if not needs.of_the_node("pid", host):
+        return Unavailable(
+            "this agent has a pid namespace of its own: eosxd would not see who asks, nor his "
+            "token",
+            remedy="run it, and its holder, with hostPID: true",
+        )
+    if (mount.uses("sss") or mount.uses("oauth2")) and not needs.of_the_node("net", host):
+        return Unavailable(
+            "this agent has a network of its own: EOS would refuse its key for an address that "
+            "is not the node's",
+            remedy="run it, and its holder, with hostNetwork: true",
+        )
+    return None
+
+
+def _locks(host: HostFs) -> AgentError | None:
+    """Two pods that overlap in an update know of each other's clients by locks in here."""
+    theirs = host.proc / "1/root"
+    try:
+        if theirs.samefile("/") or (theirs / str(hostfs.EOS_LOCKS)[1:]).samefile(hostfs.EOS_LOCKS):
+            return None
+    except FileNotFoundError:
+        pass
+    except OSError:
+        return None
+    return Unavailable(
+        f"{str(hostfs.EOS_LOCKS)!r} is not the node's: another eosxd would not see our locks",
+        remedy=f"give the agent, and its holder, the node's {str(hostfs.EOS_LOCKS)!r} (hostPath, "
+        "type DirectoryOrCreate)",
     )

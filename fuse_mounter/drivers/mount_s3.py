@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -12,8 +12,12 @@ from agents.config import HostPath, Section
 from agents.errors import AgentError
 from agents.hostfs import HostFs
 from fuse_mounter.drivers import needs
-from fuse_mounter.drivers.base import ClientDriver, Launch, MountBase
-from fuse_mounter.drivers.options import Options, Source, flags
+from fuse_mounter.drivers.base import ClientDriver, Launch, MountBase, host_of
+from fuse_mounter.drivers.options import Options, Source, flags, refusing
+
+#: Where buckets are when it is told no `endpoint-url` (each region has its own host).
+_AMAZON = "https://s3.amazonaws.com"
+_OURS = {"profile": "write credentials.profile"}
 
 
 class MountS3Credentials(Section):
@@ -31,10 +35,10 @@ class MountS3Mount(MountBase):
     driver: Literal["mount-s3"]
     source: Source
     credentials: MountS3Credentials | None = None
-    options: Options = Field(default_factory=dict)
+    options: Annotated[Options, refusing(_OURS)] = Field(default_factory=dict)
 
 
-class MountS3(ClientDriver):
+class MountS3(ClientDriver[MountS3Mount]):
     """The driver."""
 
     def preflight(self, mount: MountS3Mount, host: HostFs) -> AgentError | None:
@@ -44,6 +48,9 @@ class MountS3(ClientDriver):
         if found is None and mount.credentials is not None:
             return needs.secret(mount.credentials.shared_file, "credentials.shared_file")
         return found
+
+    def server(self, mount: MountS3Mount) -> str | None:
+        return host_of(str(mount.options.get("endpoint-url", _AMAZON)))
 
     def launch(self, mount: MountS3Mount, staging: Path, host: HostFs) -> Launch:
         options = {

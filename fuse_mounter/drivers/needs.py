@@ -9,6 +9,7 @@ Looks at this node's own disk and at kernel file systems only, so nothing here c
 from __future__ import annotations
 
 import os
+import pwd
 import shutil
 import stat
 from pathlib import Path
@@ -39,12 +40,11 @@ def which(*names: str) -> str:
     return next((name for name in names if shutil.which(name)), names[-1])
 
 
-def helper(*paths: Path, package: str) -> AgentError | None:
-    """One of these programs, at exactly this place: the client looks nowhere else."""
-    if any(os.access(path, os.X_OK) for path in paths):
+def helper(path: Path, package: str) -> AgentError | None:
+    """A program at exactly this place: the client looks nowhere else."""
+    if os.access(path, os.X_OK):
         return None
-    tried = " or ".join(repr(str(path)) for path in paths)
-    return Unavailable(f"{tried} cannot be executed", remedy=f"install {package}")
+    return Unavailable(f"{str(path)!r} cannot be executed", remedy=f"install {package}")
 
 
 def readable(path: Path, key: str) -> AgentError | None:
@@ -57,8 +57,21 @@ def readable(path: Path, key: str) -> AgentError | None:
     )
 
 
-def secret(path: Path, key: str) -> AgentError | None:
-    """A file of credentials: there, regular, and for its owner alone (as its client demands)."""
+def of_the_node(kind: str, host: HostFs) -> bool:
+    """Whether our namespace of this kind (`pid`, `net`) is that of the node's first process; so as
+    long as nothing else is known.
+    """
+    try:
+        own, first = ((host.of_pid(pid) / "ns" / kind).stat().st_ino for pid in (os.getpid(), 1))
+    except OSError:
+        return True
+    return own == first
+
+
+def secret(path: Path, key: str, *, owner: str | None = None) -> AgentError | None:
+    """A file of credentials: there, regular, and for its owner alone (as its client demands), who
+    is `owner` (None: whoever we are).
+    """
     try:
         found = path.stat()
     except OSError as error:
@@ -73,4 +86,21 @@ def secret(path: Path, key: str) -> AgentError | None:
             f"{key}: {str(path)!r} has mode {stat.S_IMODE(found.st_mode):04o}: others may read it",
             remedy=f"chmod 0400 {path}",
         )
-    return None
+    return _owned(path, key, found.st_uid, owner)
+
+
+def _owned(path: Path, key: str, uid: int, owner: str | None) -> AgentError | None:
+    try:
+        wanted = os.geteuid() if owner is None else pwd.getpwnam(owner).pw_uid
+    except KeyError:
+        return Unavailable(
+            f"there is no user {owner!r} on this node", remedy="name another user, or add this one"
+        )
+    # Another's file can be read by root, and its owner could change what root mounts with it.
+    if uid == wanted:
+        return None
+    who = owner or pwd.getpwuid(wanted).pw_name
+    return Unavailable(
+        f"{key}: {str(path)!r} belongs to uid {uid}, not to {who!r}",
+        remedy=f"chown {who} {path}",
+    )

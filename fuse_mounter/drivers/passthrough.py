@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from agents.config import Duration, Section
 from agents.errors import AgentError
@@ -13,11 +15,16 @@ from agents.hostfs import HostFs
 from fuse_mounter.drivers import needs
 from fuse_mounter.drivers.base import SOURCE_PREFIX, ClientDriver, Launch, SourceMount
 
+_WRITE_LIMIT_S = 120.0
+
 
 class PassthroughOptions(Section):
-    """How long the kernel may answer from what it was told before; longer is faster."""
+    """`cache_timeout`: how long the kernel may answer from what it was told; longer is faster.
+    `writeback`: it may write later what it was given, and is the only one who writes there.
+    """
 
     cache_timeout: Duration = 1.0
+    writeback: Annotated[bool, Field(strict=True)] = False
 
 
 class PassthroughMount(SourceMount):
@@ -25,7 +32,7 @@ class PassthroughMount(SourceMount):
     options: PassthroughOptions = PassthroughOptions()
 
 
-class Passthrough(ClientDriver):
+class Passthrough(ClientDriver[PassthroughMount]):
     """The driver."""
 
     def preflight(self, mount: PassthroughMount, host: HostFs) -> AgentError | None:
@@ -36,4 +43,8 @@ class Passthrough(ClientDriver):
         argv += [str(mount.source), str(staging)]
         argv += ["--name", f"{SOURCE_PREFIX}{mount.name}", "--device", str(host.fuse_device)]
         argv += ["--cache-timeout", str(mount.options.cache_timeout)]
-        return Launch((*argv, "--read-only") if mount.read_only else tuple(argv))
+        argv += ["--read-only"] if mount.read_only else []
+        if not mount.options.writeback:
+            return Launch(tuple(argv))
+        # What the kernel holds is written before the client ends.
+        return Launch((*argv, "--writeback"), end_limit_s=_WRITE_LIMIT_S)

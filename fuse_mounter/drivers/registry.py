@@ -11,7 +11,8 @@ from fuse_mounter.drivers.base import Driver, MountBase
 from fuse_mounter.drivers.bind import Bind, BindMount
 from fuse_mounter.drivers.command import Command, CommandMount
 from fuse_mounter.drivers.cvmfs import Cvmfs, CvmfsMount
-from fuse_mounter.drivers.eosxd import Eosxd, EosxdMount
+from fuse_mounter.drivers.eosxd import Eosxd
+from fuse_mounter.drivers.eosxd_config import EosxdMount
 from fuse_mounter.drivers.mount_s3 import MountS3, MountS3Mount
 from fuse_mounter.drivers.nfs import Nfs, NfsMount
 from fuse_mounter.drivers.passthrough import Passthrough, PassthroughMount

@@ -16,9 +16,17 @@ from agents.config import HostPath, Section
 from agents.errors import AgentError
 from agents.hostfs import HostFs
 from fuse_mounter.drivers import needs
-from fuse_mounter.drivers.base import SOURCE_PREFIX, ClientDriver, Launch, MountBase
+from fuse_mounter.drivers.base import SOURCE_PREFIX, ClientDriver, Launch, MountBase, host_of
 from fuse_mounter.drivers.eosxd_keys import KEYS
-from fuse_mounter.drivers.options import Options, Source, mount_options
+from fuse_mounter.drivers.options import Options, Source, mount_options, refusing
+
+#: XRootD's own default: so long a connection is tried before a request fails.
+_CONNECTION_WINDOW_S = 120
+_OURS = {
+    "rdr": "write source",
+    "uid": "write user",
+    "sss": "write credentials.sss_keytab",
+}
 
 
 class XrootdCredentials(Section):
@@ -42,9 +50,12 @@ class XrootdMount(MountBase):
     driver: Literal["xrootd"]
     source: Source
     user: str = "daemon"
+    #: Certificates of authorities, as OpenSSL has them in a directory (`openssl rehash`), for
+    #: servers that speak TLS; None: where the client looks, /etc/grid-security/certificates.
+    ca_directory: HostPath | None = None
     credentials: XrootdCredentials = XrootdCredentials()
     xrdcl: Annotated[dict[str, int], AfterValidator(_known)] = Field(default_factory=dict)
-    options: Options = Field(default_factory=dict)
+    options: Annotated[Options, refusing(_OURS)] = Field(default_factory=dict)
 
     @field_validator("source")
     @classmethod
@@ -54,7 +65,7 @@ class XrootdMount(MountBase):
         return value
 
 
-class Xrootd(ClientDriver):
+class Xrootd(ClientDriver[XrootdMount]):
     """The driver."""
 
     def preflight(self, mount: XrootdMount, host: HostFs) -> AgentError | None:
@@ -62,9 +73,15 @@ class Xrootd(ClientDriver):
         return (
             needs.fuse(host)
             or needs.program("xrootdfs", package="xrootd-fuse")
-            or (needs.secret(keytab, "credentials.sss_keytab") if keytab else None)
-            or (needs.secret(token, "credentials.bearer_token_file") if token else None)
+            or (_readable(keytab, "sss_keytab", mount) if keytab else None)
+            or (_readable(token, "bearer_token_file", mount) if token else None)
         )
+
+    def server(self, mount: XrootdMount) -> str | None:
+        return host_of(mount.source)
+
+    def recovery_window_s(self, mount: XrootdMount) -> float:
+        return float(mount.xrdcl.get("ConnectionWindow", _CONNECTION_WINDOW_S))
 
     def launch(self, mount: XrootdMount, staging: Path, host: HostFs) -> Launch:
         credentials = mount.credentials
@@ -77,6 +94,12 @@ class Xrootd(ClientDriver):
             "ro": mount.read_only,
         }
         environment = {f"XRD_{key.upper()}": str(n) for key, n in mount.xrdcl.items()}
+        if mount.ca_directory is not None:
+            environment["X509_CERT_DIR"] = str(mount.ca_directory)
         if credentials.bearer_token_file is not None:
             environment["BEARER_TOKEN_FILE"] = str(credentials.bearer_token_file)
         return Launch(("xrootdfs", str(staging), "-f", "-o", mount_options(options)), environment)
+
+
+def _readable(path: Path, key: str, mount: XrootdMount) -> AgentError | None:
+    return needs.secret(path, f"credentials.{key}", owner=mount.user)

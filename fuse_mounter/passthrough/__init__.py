@@ -7,11 +7,9 @@ What pyfuse3 cannot express, and so what this file system does not have:
 - locks (flock, fcntl) are the kernel's own for this mount: all containers of the node see each
   other's, a process that uses the directory below directly does not;
 - fallocate and hole punching answer EOPNOTSUPP, SEEK_DATA and SEEK_HOLE see a file without holes
-  (sparse files stay sparse);
+  (sparse files stay sparse), copy_file_range copies through memory;
 - ioctl, and with it FS_IOC_GETFLAGS and reflinks;
 - O_TMPFILE answers EOPNOTSUPP; programs then make a file with a name;
-- a set-group-id bit stays when somebody outside the group sets an ACL, or writes to a file that is
-  not executable: the request does not tell all groups of the caller;
 - O_APPEND appends at the size this mount knows, at most `cache_timeout` old: a file to which
   somebody below appends too needs `cache_timeout: 0`.
 """

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Sequence
@@ -11,9 +12,12 @@ import pyfuse3
 from pyfuse3 import FileHandleT, InodeT, XAttrNameT
 
 from fuse_mounter.passthrough import syscalls
-from fuse_mounter.passthrough.files import drop_privileged_bits
+from fuse_mounter.passthrough.callers import Caller, in_group, privileged_bits, take_away
 from fuse_mounter.passthrough.inodes import Inode
 from fuse_mounter.passthrough.tree import Tree
+
+_ACCESS_ACL = b"system.posix_acl_access"
+_ACLS = frozenset({_ACCESS_ACL, b"system.posix_acl_default"})
 
 
 class Attributes(Tree):
@@ -21,7 +25,7 @@ class Attributes(Tree):
 
     async def getattr(self, inode: InodeT, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
         known = self.inodes[inode]
-        status = await self.storage.call(lambda: os.fstat(known.descriptor))
+        status = await self.storage.call(os.fstat, known.descriptor)
         return self.attributes(known.number, status)
 
     async def setattr(
@@ -36,7 +40,7 @@ class Attributes(Tree):
 
         def work() -> os.stat_result:
             if fields.update_size:
-                _truncate(known, fh, attr.st_size, ctx.uid)
+                _truncate(known, fh, attr.st_size, ctx)
             if fields.update_uid or fields.update_gid:
                 uid = attr.st_uid if fields.update_uid else -1
                 gid = attr.st_gid if fields.update_gid else -1
@@ -49,21 +53,39 @@ class Attributes(Tree):
                 syscalls.set_times(known.path, atime, mtime)
             return os.fstat(known.descriptor)
 
-        return self.attributes(known.number, await self.storage.call(work))
+        # Cutting a large file off takes long.
+        run = self.storage.slow if fields.update_size else self.storage.call
+        status = await run(work)
+        if fields.update_mode and known.handles:
+            self._guard_writers(known, status)
+        return self.attributes(known.number, status)
+
+    def _guard_writers(self, inode: Inode, status: os.stat_result) -> None:
+        """Who has it open for writing takes away bits that it was given since, too. Not with
+        writeback: the next write may be one that was made before.
+        """
+        for opened in () if self.enable_writeback_cache else self.open_files.values():
+            if opened.inode is inode and opened.writer is not None:
+                opened.strip = privileged_bits(status, opened.writer)
 
     async def getxattr(self, inode: InodeT, name: XAttrNameT, ctx: pyfuse3.RequestContext) -> bytes:
-        path = self.inodes[inode].path
-        return await self.storage.call(lambda: os.getxattr(path, name))
+        return await self.storage.call(os.getxattr, self.inodes[inode].path, name)
 
     async def setxattr(
         self, inode: InodeT, name: XAttrNameT, value: bytes, ctx: pyfuse3.RequestContext
     ) -> None:
-        path = self.inodes[inode].path
-        await self.storage.call(lambda: os.setxattr(path, name, value))
+        _refuse_unchecked(name, ctx)
+        known = self.inodes[inode]
+
+        def work() -> None:
+            if name == _ACCESS_ACL:
+                _forfeit_group(known, ctx)
+            os.setxattr(known.path, name, value)
+
+        await self.storage.call(work)
 
     async def listxattr(self, inode: InodeT, ctx: pyfuse3.RequestContext) -> Sequence[XAttrNameT]:
-        path = self.inodes[inode].path
-        names = await self.storage.call(lambda: os.listxattr(path))
+        names = await self.storage.call(os.listxattr, self.inodes[inode].path)
         # Only root may read those that are called so; nobody else is told of them (xattr(7)).
         shown = [name for name in names if ctx.uid == 0 or not name.startswith("trusted.")]
         return [XAttrNameT(os.fsencode(name)) for name in shown]
@@ -71,12 +93,12 @@ class Attributes(Tree):
     async def removexattr(
         self, inode: InodeT, name: XAttrNameT, ctx: pyfuse3.RequestContext
     ) -> None:
-        path = self.inodes[inode].path
-        await self.storage.call(lambda: os.removexattr(path, name))
+        _refuse_unchecked(name, ctx)
+        await self.storage.call(os.removexattr, self.inodes[inode].path, name)
 
     async def statfs(self, ctx: pyfuse3.RequestContext) -> pyfuse3.StatvfsData:
         root = self.inodes.root.descriptor
-        status = await self.storage.call(lambda: os.fstatvfs(root))
+        status = await self.storage.call(os.fstatvfs, root)
         shown = pyfuse3.StatvfsData()
         shown.f_bsize, shown.f_frsize = status.f_bsize, status.f_frsize
         shown.f_blocks, shown.f_bfree = status.f_blocks, status.f_bfree
@@ -86,7 +108,7 @@ class Attributes(Tree):
         return shown
 
 
-def _truncate(inode: Inode, handle: int | None, size: int, uid: int) -> None:
+def _truncate(inode: Inode, handle: int | None, size: int, caller: Caller) -> None:
     """Through the caller's handle where there is one: it may be open for writing to a file whose
     mode no longer allows it.
     """
@@ -95,8 +117,23 @@ def _truncate(inode: Inode, handle: int | None, size: int, uid: int) -> None:
         descriptor = os.open(inode.path, os.O_WRONLY | os.O_CLOEXEC)
     try:
         os.ftruncate(descriptor, size)
-        if uid != 0:
-            drop_privileged_bits(descriptor)
+        if bits := privileged_bits(os.fstat(descriptor), caller):
+            take_away(descriptor, bits)
     finally:
         if handle is None:
             os.close(descriptor)
+
+
+def _refuse_unchecked(name: bytes, caller: Caller) -> None:
+    """The kernel in front leaves it to a file system who may change attributes called `system.`,
+    and below we are root. It checks ACLs itself.
+    """
+    if name.startswith(b"system.") and name not in _ACLS and caller.uid != 0:
+        raise pyfuse3.FUSEError(errno.EOPNOTSUPP)
+
+
+def _forfeit_group(inode: Inode, caller: Caller) -> None:
+    """Who is not in the group of a file takes its set-group-id bit away by an ACL (chmod(2))."""
+    status = os.fstat(inode.descriptor)
+    if status.st_mode & stat.S_ISGID and caller.uid != 0 and not in_group(caller, status.st_gid):
+        take_away(inode.path, stat.S_ISGID)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from pyfuse3 import ROOT_INODE, FUSEError, InodeT
@@ -20,6 +20,7 @@ from pyfuse3 import ROOT_INODE, FUSEError, InodeT
 from agents.hostfs import PROC
 
 _HASHED = 1 << 63
+_OPEN = str(PROC / "self/fd")
 
 Key = tuple[int, int]
 
@@ -28,7 +29,8 @@ Key = tuple[int, int]
 class Inode:
     """`parent` and `name`: where it was last seen, for telling the kernel to let it go.
 
-    `content` is what the last open saw of it (size and times), `handles` how many are open.
+    `lookups` is 0 when the kernel has not been told of it yet, or has let go of it. `content` is
+    what the last open saw of it (size and times), `handles` how many are open.
     `let_go`: since it was last looked up, the kernel was asked to forget it.
     """
 
@@ -46,7 +48,12 @@ class Inode:
     @property
     def path(self) -> str:
         """For calls that take no descriptor: exactly this inode, even when it is a symlink."""
-        return f"{PROC}/self/fd/{self.descriptor}"
+        return path_of(self.descriptor)
+
+
+def path_of(descriptor: int) -> str:
+    """The file that is open there, whatever its name means by now."""
+    return f"{_OPEN}/{descriptor}"
 
 
 def key_of(status: os.stat_result) -> Key:
@@ -58,10 +65,12 @@ class Inodes:
 
     def __init__(self, root: int) -> None:
         status = os.fstat(root)
-        self._root = Inode(ROOT_INODE, key_of(status), root, True, ROOT_INODE, b"")
+        self._root = Inode(ROOT_INODE, key_of(status), root, True, ROOT_INODE, b"", lookups=1)
         self._device = status.st_dev
         self._by_number: dict[int, Inode] = {ROOT_INODE: self._root}
         self._by_key: dict[Key, Inode] = {self._root.key: self._root}
+        #: The inode of a key, None when it is not in the table. Any thread may ask.
+        self.known: Callable[[Key], Inode | None] = self._by_key.get
 
     def __len__(self) -> int:
         return len(self._by_number)
@@ -79,9 +88,6 @@ class Inodes:
             return self._by_number[number]
         except KeyError:
             raise FUSEError(errno.ESTALE) from None
-
-    def known(self, key: Key) -> Inode | None:
-        return self._by_key.get(key)
 
     def number(self, key: Key) -> InodeT:
         """The number of this file, whether or not it is in the table."""
@@ -112,12 +118,15 @@ class Inodes:
         inode.let_go = False
         inode.parent, inode.name = parent, name
 
-    def forget(self, number: int, count: int) -> None:
-        """The kernel drops `count` of its references."""
+    def forget(self, number: int, count: int) -> int | None:
+        """The kernel drops `count` of its references. With the last one the caller gets the
+        descriptor, to be closed.
+        """
         inode = self._by_number.get(number)
         if inode is None or inode is self._root:
-            return
+            return None
         inode.lookups -= count
-        if inode.lookups <= 0:
-            del self._by_number[number], self._by_key[inode.key]
-            os.close(inode.descriptor)
+        if inode.lookups > 0:
+            return None
+        del self._by_number[number], self._by_key[inode.key]
+        return inode.descriptor

@@ -5,26 +5,15 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Protocol
 
 _AT_FDCWD = -100
 _UTIME_OMIT = (1 << 30) - 2
 _PR_SET_SECUREBITS = 28
 _NO_SETUID_FIXUP = 1 << 2
+_CAPABILITY_VERSION = 0x20080522
+_CAP_SYS_RESOURCE = 24
 
 _libc = ctypes.CDLL(None, use_errno=True)
-
-
-class Caller(Protocol):
-    """Who makes a request."""
-
-    @property
-    def uid(self) -> int: ...
-
-    @property
-    def gid(self) -> int: ...
 
 
 class _Timespec(ctypes.Structure):
@@ -32,7 +21,7 @@ class _Timespec(ctypes.Structure):
 
 
 def keep_capabilities() -> None:
-    """Let `as_caller` change the owner of new files only. Per thread, inherited by later threads.
+    """Let `set_creator` change the owner of new files only. Per thread, inherited by later threads.
 
     The kernel in front has checked the caller's permission; what is left to us is the work, and
     that must not fail because the caller's supplementary groups are not ours.
@@ -40,19 +29,29 @@ def keep_capabilities() -> None:
     _checked(_libc.prctl(_PR_SET_SECUREBITS, _NO_SETUID_FIXUP, 0, 0, 0))
 
 
-@contextmanager
-def as_caller(caller: Caller) -> Iterator[None]:
-    """What this thread creates meanwhile is born with the caller's owner and group.
-
-    Both calls are per thread and cannot fail for root; `await` nothing inside.
+def give_up_resource_privilege() -> None:
+    """Without CAP_SYS_RESOURCE quotas hold for what we write in the name of others, and the blocks
+    that a file system reserves are not ours. Per thread, inherited by later threads.
     """
-    _libc.setfsgid(caller.gid)
-    _libc.setfsuid(caller.uid)
-    try:
-        yield
-    finally:
-        _libc.setfsuid(os.geteuid())
-        _libc.setfsgid(os.getegid())
+    header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION, 0)
+    data = (ctypes.c_uint32 * 6)()  # effective, permitted, inheritable; twice 32 bits
+    _checked(_libc.capget(header, data))
+    for position in range(3):
+        data[position] &= ~(1 << _CAP_SYS_RESOURCE)
+    _checked(_libc.capset(header, data))
+
+
+def set_creator(uid: int, gid: int) -> tuple[int, int]:
+    """In whose name this thread writes: new files are theirs. Returns who it was before. Cannot
+    fail for root. Inherited by later threads.
+    """
+    before = _libc.setfsgid(gid)
+    return _libc.setfsuid(uid), before
+
+
+def sync(directory: int) -> None:
+    """syncfs(2): what the kernel holds of the file system of this descriptor is written."""
+    _checked(_libc.syncfs(directory))
 
 
 def rename(

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -13,41 +14,56 @@ import trio
 from pyfuse3 import InodeT
 
 from agents.fuse import Operations
-from fuse_mounter.passthrough.inodes import Inode, Inodes, key_of
+from fuse_mounter.passthrough.callers import Caller, as_caller, in_group
+from fuse_mounter.passthrough.inodes import Inode, Inodes
 from fuse_mounter.passthrough.storage import Storage
-from fuse_mounter.passthrough.syscalls import Caller, as_caller
 
 _DEFAULT_ACL = "system.posix_acl_default"
 _NO_ACL = frozenset({errno.ENODATA, errno.EOPNOTSUPP})
-_EXECUTABLE_GROUP = 0o2010
+_SET_GROUP = stat.S_ISGID | stat.S_IXGRP
 #: What a request that may bring new inodes waits while there are too many: less than letting go
 #: takes, for that may need a lock of the kernel's that this very request holds.
 _CROWDED_PAUSE_S = 0.005
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """A name that was looked up: an inode, and what it is like now."""
+class Settings:
+    """`cache_timeout_s`: for how long the kernel may answer from what it was told; 0 asks every
+    time. `most_inodes`: above this, those that nobody needs are let go. `writeback`: the kernel
+    writes when it likes, and is asked by nobody about sizes and times of open files.
+    """
+
+    cache_timeout_s: float = 1.0
+    most_inodes: int = 1 << 18
+    writeback: bool = False
+
+
+@dataclass(slots=True)
+class Handle:
+    """An open file. `writer`: who may write through it, when that is not root. `strip`: mode bits
+    that the next write takes away.
+    """
 
     inode: Inode
-    status: os.stat_result
+    writer: Caller | None = None
+    strip: int = 0
 
 
 class Tree(Operations):
-    """`root` is an O_PATH descriptor of the source. `cache_timeout_s`: for how long the kernel may
-    answer from what it was told; 0 asks every time. `most_inodes`: above this, those that nobody
-    needs are let go.
-    """
+    """`root` is an O_PATH descriptor of the source."""
 
     supports_dot_lookup = False
     enable_acl = True
 
-    def __init__(self, root: int, cache_timeout_s: float, most_inodes: int) -> None:
+    def __init__(self, root: int, settings: Settings) -> None:
         super().__init__()
         self.inodes = Inodes(root)
         self.storage = Storage()
-        self._timeout_s = cache_timeout_s
-        self._most_inodes = most_inodes
+        #: By descriptor of the file below.
+        self.open_files: dict[int, Handle] = {}
+        self.enable_writeback_cache = settings.writeback
+        self._timeout_s = settings.cache_timeout_s
+        self._most_inodes = settings.most_inodes
         #: Set when there are too many inodes; whoever lets some go makes a new one.
         self.too_many = trio.Event()
 
@@ -63,31 +79,33 @@ class Tree(Operations):
             self.too_many.set()
             await trio.sleep(_CROWDED_PAUSE_S)
 
-    async def look_up(self, parent: Inode, name: bytes) -> Found:
-        """The inode behind a name. The caller counts it as looked up, or forgets it."""
-        while True:
-            status, descriptor = await self.storage.call(lambda: self._probe(parent, name))
-            if descriptor is not None:
-                return Found(self.inodes.add(descriptor, status, parent.number, name), status)
-            if (inode := self.inodes.known(key_of(status))) is not None:
-                return Found(inode, status)
-            # The kernel let go of it while a thread looked: once more.
-
-    def _probe(self, parent: Inode, name: bytes) -> tuple[os.stat_result, int | None]:
+    def probe(self, parent: int, name: bytes) -> tuple[os.stat_result, Inode | int]:
         """A known inode costs one call; a new one is opened and looked at by its descriptor."""
-        status = os.stat(name, dir_fd=parent.descriptor, follow_symlinks=False)
-        if self.inodes.known(key_of(status)) is not None:
-            return status, None
+        status = os.stat(name, dir_fd=parent, follow_symlinks=False)
+        inode = self.inodes.known((status.st_dev, status.st_ino))
+        if inode is not None:
+            return status, inode
         flags = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
-        descriptor = os.open(name, flags, dir_fd=parent.descriptor)
+        descriptor = os.open(name, flags, dir_fd=parent)
         return os.fstat(descriptor), descriptor
+
+    def probed(
+        self, status: os.stat_result, found: Inode | int, parent: Inode, name: bytes
+    ) -> Inode | None:
+        """The inode in the table. None: the kernel let go of it while a thread looked."""
+        if isinstance(found, int):
+            return self.inodes.add(found, status, parent.number, name)
+        return found if found.lookups else None
 
     async def entry(self, parent: Inode, name: bytes) -> pyfuse3.EntryAttributes:
         """Reply with the inode behind a name: counts as a look-up."""
-        await self.make_room()
-        found = await self.look_up(parent, name)
-        self.inodes.looked_up(found.inode, parent.number, name)
-        return self.attributes(found.inode.number, found.status)
+        if self.crowded:
+            await self.make_room()
+        while True:
+            status, found = await self.storage.call(self.probe, parent.descriptor, name)
+            if (inode := self.probed(status, found, parent, name)) is not None:
+                self.inodes.looked_up(inode, parent.number, name)
+                return self.attributes(inode.number, status)
 
     async def make(
         self, parent: InodeT, name: bytes, caller: Caller, function: Callable[[Inode], None]
@@ -121,18 +139,19 @@ class Tree(Operations):
         return entry
 
 
-def creation_mode(parent: Inode, mode: int, umask: int) -> int:
-    """What the caller's umask leaves of a mode: all of it where a default ACL takes its place."""
+def creation_mode(parent: Inode, mode: int, caller: Caller) -> int:
+    """What a new file's mode is to be: less the caller's umask, unless a default ACL takes its
+    place; and nobody makes a program that runs as a group which is not theirs (the kernel in front
+    sees to that itself since Linux 6.0).
+    """
+    if mode & _SET_GROUP == _SET_GROUP and caller.uid != 0:
+        directory = os.fstat(parent.descriptor)
+        if directory.st_mode & stat.S_ISGID and not in_group(caller, directory.st_gid):
+            mode &= ~stat.S_ISGID
     try:
         os.getxattr(parent.path, _DEFAULT_ACL)
     except OSError as error:
         if error.errno not in _NO_ACL:
             raise
-        return mode & ~umask
+        return mode & ~caller.umask
     return mode
-
-
-def privileged_bits(mode: int) -> int:
-    """The set-user-id and set-group-id bits that a write by somebody must take away."""
-    group = 0o2000 if mode & _EXECUTABLE_GROUP == _EXECUTABLE_GROUP else 0
-    return mode & 0o4000 | group

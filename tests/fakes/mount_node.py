@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -25,6 +26,8 @@ from agents.processes import ProcessKey, identify, pids, signal_process
 from fuse_mounter.agent import AGENT
 from fuse_mounter.config import MounterConfig
 from fuse_mounter.drain import drain_all
+from fuse_mounter.drivers.base import private_suffix
+from fuse_mounter.drivers.registry import DRIVERS
 from fuse_mounter.places import Places
 
 LIMIT_S = 20.0
@@ -103,15 +106,23 @@ class Node:
 
     def start(self) -> None:
         """Start the agent, as a process group of its own."""
-        argv = [str(Path(sys.executable).with_name("nodeshare")), "run", "mounts"]
-        with (self.directory / "agent.log").open("ab") as log:
-            self.agent = subprocess.Popen(
-                [*argv, "--config", str(self.config_file)],
+        self.agent = self.run("mounts", self.directory / "agent.log")
+
+    def run(self, noun: str, output: Path) -> subprocess.Popen[bytes]:
+        """`nodeshare run`, where this node has it run."""
+        argv = [str(Path(sys.executable).with_name("nodeshare")), "run", noun]
+        with output.open("ab") as log:
+            return subprocess.Popen(
+                self.wrap([*argv, "--config", str(self.config_file)]),
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
                 env={**os.environ, "NODESHARE_RUN_DIR": str(self.directory)},
             )
+
+    def wrap(self, argv: list[str]) -> list[str]:
+        """The command line that runs this one where it belongs."""
+        return argv
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
         """End the agent; returns its exit code."""
@@ -149,16 +160,29 @@ class Node:
     def recovered(self, name: str, times: int, cause: str = "client_ended") -> dict[str, Any]:
         return self.wait(name, recoveries={cause: times})
 
-    def pod(self, bound: Path | None = None) -> Pod:
-        """A pod that binds the root (or something in it) with HostToContainer."""
+    def pod(
+        self,
+        bound: Path | None = None,
+        *,
+        bind: str = "rbind",
+        propagation: str = "rslave",
+        options: str = "",
+        own_users: bool = False,
+    ) -> Pod:
+        """A pod that binds the root (or something in it) with HostToContainer, or in another of
+        mount(8)'s ways; `options` such as `ro`; `own_users`: in a user namespace of its own.
+        """
         at = self.directory / f"pod{len(self.pods)}"
         at.mkdir()
         script = (
-            f"mount --rbind {bound or self.places.root} {at} && mount --make-rslave {at}"
-            " && echo ready && exec sleep 600"
+            f"mount --{bind} {bound or self.places.root} {at} && mount --make-{propagation} {at}"
+            + (f" && mount -o remount,bind,{options} {at}" if options else "")
+            + " && echo ready && exec sleep 600"
         )
+        users = ["--user", "--map-root-user"] if own_users else []
         process = subprocess.Popen(
-            ["unshare", "-m", "--propagation", "slave", "sh", "-c", script], stdout=subprocess.PIPE
+            ["unshare", "-m", *users, "--propagation", "slave", "sh", "-c", script],
+            stdout=subprocess.PIPE,
         )
         pod = Pod(process, at)
         self.pods.append(pod)
@@ -219,6 +243,7 @@ class Node:
         """Whatever happened: no process, no mount, no group of this node stays."""
         with ExitStack() as stack:
             stack.callback(trio.run, holder_start.clear, self.places.run_dir, HostFs())
+            stack.callback(self.remove_caches)
             stack.callback(self.detach_all)
             stack.callback(self.kill_all)
             if self.agent is not None:
@@ -227,6 +252,16 @@ class Node:
             for pod in self.pods:
                 pod.process.kill()
                 pod.process.communicate(timeout=LIMIT_S)
+
+    def remove_caches(self) -> None:
+        """What clients keep outside: whatever a test did, they have ended."""
+        for driver in DRIVERS.values():
+            if driver.caches is not None:
+                for place in driver.caches.glob(f"*{private_suffix(self.places.staging)}"):
+                    shutil.rmtree(place)
+                for made in (driver.caches, driver.caches.parent):
+                    with suppress(OSError):  # others have something there
+                        made.rmdir()
 
     def kill_all(self) -> None:
         for key in self.marked():
@@ -248,3 +283,18 @@ def scratch(source: Path, **more: Any) -> dict[str, Any]:
         "path": "scratch",
         **more,
     }
+
+
+def bindfs(source: Path, name: str = "scratch", **more: Any) -> dict[str, Any]:
+    """A native client, which is there at once: for what is about the manager and not about a file
+    system.
+    """
+    words = ["bindfs", "-f", "-o", "{ro}", str(source), "{mountpoint}"]
+    return {"name": name, "driver": "command", "path": name, "command": words, **more}
+
+
+def sick(mood: Path, name: str = "scratch", text: str = "one", **more: Any) -> dict[str, Any]:
+    """A client that is as well as the file `mood` says (`tests.fakes.sick_client`)."""
+    program = str(Path(__file__).with_name("sick_client.py"))
+    words = [sys.executable, "-I", "-S", program, "{mountpoint}", str(mood), text]
+    return {"name": name, "driver": "command", "path": name, "command": words, **more}

@@ -41,7 +41,7 @@ def passthrough(below: Path, at: Path, *options: str) -> Iterator[Mounted]:
         yield Mounted(below, at, process)
         LinuxMounts().unmount(at, detach=True)
         _, errors = process.communicate(timeout=20)
-        assert (process.returncode, errors) == (0, b"")
+        assert (process.returncode, errors) == (0, b""), errors
     finally:
         process.kill()
         process.communicate(timeout=20)

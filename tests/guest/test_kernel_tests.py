@@ -11,6 +11,9 @@ from tests.guest.guest import Guest, Outcome
 _VIEWS = "tests/kernel/lxcfs_helper"
 _ROOT = f"{_VIEWS}/test_compat_root.py"
 _SELECTED = (
+    "tests/kernel/test_holder.py::test_holder_and_clients_leave_the_cgroups_of_the_agent",
+    "tests/kernel/gpu_plugin/test_accounting_cgroups.py",
+    "tests/kernel/gpu_plugin/test_driver_limits.py",
     f"{_ROOT}::test_everybody_is_told_his_own",
     f"{_ROOT}::test_the_first_process_of_the_pid_namespace_stands_for_a_container_without_a_name",
     f"{_ROOT}::test_triggers_of_pressure",

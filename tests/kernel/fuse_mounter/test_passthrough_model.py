@@ -23,7 +23,12 @@ class OneFile:
 
     def __init__(self, path: Path, chance: random.Random) -> None:
         self.path, self.chance, self.content = path, chance, bytearray()
-        self.descriptor = os.open(path, os.O_RDWR | os.O_CREAT)
+        self.openers = [os.open(path, os.O_RDWR | os.O_CREAT) for _ in range(2)]
+
+    @property
+    def descriptor(self) -> int:
+        """One of those who have it open: what one writes the other reads."""
+        return self.chance.choice(self.openers)
 
     def span(self) -> tuple[int, int]:
         return self.chance.randrange(MAX_SIZE), self.chance.randrange(1, 70_000)
@@ -65,27 +70,43 @@ class OneFile:
             file.write(data)
         self.content.extend(data)
 
+    def leave_a_hole(self) -> None:
+        """Beyond the end, then something after it."""
+        offset = len(self.content) + self.chance.randrange(1, 100_000)
+        if offset < MAX_SIZE:
+            os.pwrite(self.descriptor, b"after", offset)
+            self.content.extend(bytes(offset - len(self.content)) + b"after")
+
+    def sync(self) -> None:
+        os.fsync(self.descriptor)
+
     def reopen(self) -> None:
-        os.close(self.descriptor)
-        self.descriptor = os.open(self.path, os.O_RDWR)
-        assert os.fstat(self.descriptor).st_size == len(self.content)
+        which = self.chance.randrange(2)
+        os.close(self.openers[which])
+        self.openers[which] = os.open(self.path, os.O_RDWR)
+        assert os.fstat(self.openers[which]).st_size == len(self.content)
+
+    def close(self) -> None:
+        for descriptor in self.openers:
+            os.close(descriptor)
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize("timeout", ["0", "1"])
-def test_one_file(tmp_path: Path, soak: bool, timeout: str) -> None:
+@pytest.mark.parametrize("options", [("--cache-timeout", "0"), (), ("--writeback",)])
+def test_one_file(tmp_path: Path, soak: bool, options: tuple[str, ...]) -> None:
     seed = random.randrange(1 << 32)
     chance = random.Random(seed)
-    with passthrough(tmp_path / "below", tmp_path / "at", "--cache-timeout", timeout) as mounted:
+    with passthrough(tmp_path / "below", tmp_path / "at", *options) as mounted:
         one = OneFile(mounted.at / "file", chance)
         operations = [one.write, one.read, one.truncate, one.map, one.append, one.reopen]
+        operations += [one.leave_a_hole, one.sync]
         for step in range(20_000 if soak else 400):
             operation = chance.choice(operations)
             operation()
             assert os.fstat(one.descriptor).st_size == len(one.content), (seed, step, operation)
         one.reopen()
         assert os.pread(one.descriptor, 2 * MAX_SIZE, 0) == one.content, seed
-        os.close(one.descriptor)
+        one.close()
         assert (mounted.below / "file").read_bytes() == one.content, seed
 
 

@@ -5,6 +5,10 @@ from __future__ import annotations
 
 import errno
 import os
+import queue
+import subprocess
+import sys
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -12,8 +16,10 @@ from pathlib import Path
 
 import pytest
 
-from agents import fuse, hostfs
+from agents import fuse, hostfs, mountinfo
+from agents.hostfs import PROC
 from agents.mounts import LinuxMounts
+from tests.fakes.hanging_mount import HangingMounts
 from tests.fakes.mount_node import eventually
 from tests.fakes.passthrough_mount import Mounted, passthrough
 
@@ -73,6 +79,29 @@ def test_whoever_walks_through_everything_takes_no_descriptors_from_others(tmp_p
         assert (below / "0" / "0").read_text()
 
 
+def test_directories_are_let_go_and_whoever_is_in_one_is_left_alone(tmp_path: Path) -> None:
+    """The mount stays what it is, too: a read-only one here."""
+    expected = {f"{outer}/{inner}" for outer in range(5) for inner in range(100)}
+    for path in expected:
+        (tmp_path / "below" / path).mkdir(parents=True)
+    options = ("--inodes", str(MOST), "--sweep", "3600", "--read-only")
+    with passthrough(tmp_path / "below", tmp_path / "at", *options) as one, ExitStack() as stack:
+        inside = one.at / "0" / "0"
+        LinuxMounts().mount("inside", inside, "tmpfs")
+        stack.callback(LinuxMounts().unmount, inside, detach=True)
+        (inside / "file").touch()
+        (before,) = mountinfo.at(mountinfo.read(PROC), one.at)
+        worker = stack.enter_context(
+            subprocess.Popen(["/bin/cat"], cwd=one.at / "1" / "1", stdin=subprocess.PIPE)
+        )
+        found = {str(path.relative_to(one.at)) for path in one.at.glob("*/*")}
+        assert found == expected
+        eventually(lambda: one.descriptors() < 2 * MOST, "descriptors were closed")
+        assert (PROC / str(worker.pid) / "cwd").readlink() == one.at / "1" / "1"
+        assert (inside / "file").exists()
+        assert mountinfo.at(mountinfo.read(PROC), one.at) == (before,)
+
+
 def test_a_dead_file_system_inside_is_listed_and_harms_nobody(mounted: Mounted) -> None:
     for name in ("before", "dead", "later"):
         (mounted.below / name).mkdir()
@@ -88,3 +117,32 @@ def test_a_dead_file_system_inside_is_listed_and_harms_nobody(mounted: Mounted) 
         with pytest.raises(OSError, match=os.strerror(errno.ENOTCONN)):
             dead.stat()
     eventually((mounted.at / "dead").is_dir, "it is a directory again")
+
+
+def test_who_waits_for_a_hanging_file_system_inside_holds_up_nobody_else(tmp_path: Path) -> None:
+    """Not even the server's end: its threads wait, its event loop never does."""
+    inside = tmp_path / "below" / "deep" / "hanging"
+    inside.mkdir(parents=True)
+    with ExitStack() as stack:
+        hanging = stack.enter_context(HangingMounts(os.getpid(), str(inside)))
+        stack.callback(LinuxMounts().unmount, inside, detach=True)
+        with passthrough(tmp_path / "below", tmp_path / "at", "--sweep", "0.1") as one:
+            script = (
+                "import os, sys\ntry: os.stat(sys.argv[1])\nexcept OSError as e: sys.exit(e.errno)"
+            )
+            argv = [sys.executable, "-c", script, str(one.at / "deep/hanging")]
+            done: queue.Queue[int] = queue.Queue()
+            askers = [subprocess.Popen(argv) for _ in range(10)]
+            assert hanging.taken.wait(20)
+
+            def work() -> None:
+                for number in range(30):
+                    (one.at / f"{number}").write_text(str(number))
+                    assert (one.below / f"{number}").read_text() == str(number)
+                done.put(len(os.listdir(one.at)))
+
+            threading.Thread(target=work, daemon=True).start()
+            assert done.get(timeout=20) == 31
+            assert [asker.poll() for asker in askers] == [None] * 10
+            stack.close()
+            assert {asker.wait(20) for asker in askers} <= {0, errno.ENOTCONN, errno.ECONNABORTED}

@@ -14,7 +14,7 @@ from agents import holder_start, mountinfo
 from agents.hostfs import PROC, HostFs
 from agents.mounts import LinuxMounts, MountFeatures, Propagation
 from fuse_mounter.observe import is_anchor
-from fuse_mounter.publish import Publisher, Way
+from fuse_mounter.publish import Piece, Publisher, Way
 from tests.fakes.mount_node import Node, eventually, scratch
 
 BIND = {"name": "data", "driver": "bind", "path": "lab/data"}
@@ -241,8 +241,9 @@ def test_the_ladder_of_older_kernels(node: Node) -> None:
     """A top is covered, until too many lie on each other; then it is detached first."""
     publisher = Publisher(node.places, WithoutBeneath(), HostFs())
     publisher.prepare()
-    publisher.prepare_root()
+    publisher.ground.prepare_root()
     publisher.place_anchor("x")
+    publisher.put_anchor_away()
     pod = node.pod()
     target = publisher.target("x")
 
@@ -257,7 +258,7 @@ def test_the_ladder_of_older_kernels(node: Node) -> None:
 
     def publish(number: int, *, alive: bool) -> tuple[Way, int]:
         top = stack()[-1] if number else None
-        way = publisher.publish(stage(number), "x", top, alive=alive)
+        way = publisher.publish(Piece(stage(number)), "x", top, alive=alive)
         assert pod.path("x", "who").read_text() == str(number)
         return way, len(stack())
 

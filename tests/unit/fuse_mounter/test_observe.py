@@ -36,6 +36,7 @@ def seen(
         health={"eos@ab.1": Health.OK},
         paths=paths,
         obstacles={"odd": "a symlink"},
+        sources={"home": "server:/home"},
     )
     return observe(PLACES, facts)
 
@@ -55,6 +56,13 @@ def test_a_published_mount() -> None:
     assert stack.anchor == 30
     assert stack.top is not None
     assert (stack.top.shown, stack.top.ours) == (OURS, True)
+
+
+def test_a_client_says_how_long_it_may_take_to_end() -> None:
+    for said, understood in (("130", 130.0), ("long", None)):
+        held = HeldClient(KEY, {**client().labels, "NODESHARE_END_LIMIT": said}, None)
+        (instance,) = seen(ROOT, ANCHOR, STAGED, LAYER, clients=(held,)).instances
+        assert instance.client == Client(KEY, None, understood)
 
 
 def test_the_root_must_be_shared() -> None:
@@ -116,3 +124,12 @@ def test_clients_of_other_agents_and_other_directories_are_not_ours() -> None:
 
 def test_an_obstacle_is_told() -> None:
     assert seen(ROOT, paths=("odd",)).stack("odd") == Stack("odd", obstacle="a symlink")
+
+
+def test_an_older_layer_of_the_same_export_is_ours() -> None:
+    anchor = ANCHOR.replace("/m/eos", "/m/home")
+    first = "32 30 0:52 / /m/home rw shared:3 - nfs4 server:/home rw"
+    second = "33 32 0:53 / /m/home rw shared:4 - nfs4 server:/home rw"
+    other = "34 33 0:54 / /m/home rw shared:5 - nfs4 other:/home rw"
+    stack = seen(ROOT, anchor, first, second, other, paths=("home",)).stack("home")
+    assert [layer.ours for layer in stack.layers] == [True, True, False]

@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 
 from agents.holder_client import Ended
 from agents.processes import ProcessKey
-from fuse_mounter import plan as steps
+from fuse_mounter import steps
 from fuse_mounter.observed import Client, Health, Instance, Layer, Observation, Shown, Stack
-from fuse_mounter.plan import Action, Want, plan
+from fuse_mounter.plan import Want, plan
+from fuse_mounter.publication import Publication
+from fuse_mounter.steps import Action
 
 WANT = Want("eos", "eos", "ab")
 SHOWN = Shown((0, 51), "/", False)
@@ -142,6 +144,57 @@ def test_while_paused_nothing_is_started_and_nothing_is_taken_away() -> None:
     assert plan([paused], seen(layers=(layer(),))) == []
 
 
+def test_an_operator_who_wants_another_one_gets_it_beneath_the_one_that_serves() -> None:
+    want = replace(WANT, newer_than=1)
+    assert plan([want], seen(instance(), layers=(layer(),))) == [steps.Start("eos")]
+    ready = seen(instance(), instance(2), layers=(layer(),))
+    assert plan([want], ready) == [steps.Publish("eos", "eos@ab.2", "eos", layer(1))]
+
+
+def test_a_hung_kernel_mount_is_replaced_when_somebody_asks() -> None:
+    want = replace(WANT, has_client=False, newer_than=1)
+    hung = instance(client=None, health=Health.HUNG)
+    assert plan([want], seen(hung, layers=(layer(),))) == [steps.Start("eos")]
+
+
+def test_what_is_drained_goes_and_its_place_stays_guarded() -> None:
+    want = replace(WANT, drained=True)
+    assert plan([want], seen(instance(), layers=(layer(),))) == [steps.DetachTop("eos", 101)]
+    assert plan([want], seen(instance())) == [steps.Retire("eos@ab.1")]
+    assert plan([want], seen(anchor=None)) == [steps.PlaceAnchor("eos")]
+    assert plan([want], seen()) == []
+
+
+def test_a_stale_mount_is_replaced() -> None:
+    stale = instance(health=Health.STALE)
+    assert plan([WANT], seen(stale, layers=(layer(),))) == [steps.Kill(KEY), steps.Start("eos")]
+
+
+def test_while_its_server_is_waited_for_nothing_is_started_and_what_is_ready_is_shown() -> None:
+    held = replace(WANT, held="the server is away")
+    assert plan([held], seen()) == []
+    (publish,) = plan([held], seen(instance()))
+    assert isinstance(publish, steps.Publish)
+
+
+def test_a_kernel_mount_that_is_on_its_way_is_waited_for_and_one_that_nobody_makes_is_not() -> None:
+    want = replace(WANT, has_client=False)
+    pending = instance(client=None, shown=None, health=Health.UNKNOWN, pending=True)
+    assert plan([want], seen(pending)) == []
+    left = replace(pending, pending=False)
+    assert plan([want], seen(left)) == [steps.Retire("eos@ab.1"), steps.Start("eos")]
+
+
+def test_a_replaced_client_that_cannot_end_is_ended() -> None:
+    ready = instance(2)
+    lost = instance(1, present=False, shown=None, abandoned=True)
+    assert plan([WANT], seen(lost, ready, layers=(layer(2),))) == [steps.Kill(KEY)]
+
+
+def test_an_empty_place_of_before_is_removed() -> None:
+    assert plan([], seen(anchor=None)) == [steps.RemovePlace("eos")]
+
+
 def test_a_hung_kernel_mount_is_waited_for() -> None:
     want = replace(WANT, has_client=False)
     hung = instance(client=None, health=Health.HUNG)
@@ -201,7 +254,8 @@ class World:
             case steps.Start(name):
                 self.start(next(want for want in wants if want.name == name))
             case steps.Publish(_, staging, path, top):
-                self.publish(self.instances[staging], path, top)
+                ways = [way for want in wants for way in want.publications if way.path == path]
+                self.publish(self.instances[staging], ways[0], top)
             case steps.DetachTop(path, mount_id):
                 stack = self.stacks[path]
                 assert stack.layers[-1].mount_id == mount_id
@@ -248,13 +302,14 @@ class World:
         client = Client(ProcessKey(number, 1)) if want.has_client else None
         self.instances[staging] = Instance(staging, want.name, want.digest, number, client=client)
 
-    def publish(self, one: Instance, path: str, top: Layer | None) -> None:
+    def publish(self, one: Instance, way: Publication, top: Layer | None) -> None:
         assert one.health is Health.OK, "only what answers is shown to pods"
-        assert one.shown is not None
-        stack = self.stacks[path]
+        shown = way.shows(one.shown)
+        assert shown is not None
+        stack = self.stacks[way.path]
         assert stack.top == top
         above = stack.layers[:-1] if top is not None else ()
-        self.stacks[path] = replace(stack, layers=(*above, Layer(self.next(), one.shown, True)))
+        self.stacks[way.path] = replace(stack, layers=(*above, Layer(self.next(), shown, True)))
 
 
 names = st.sampled_from(["eos", "home"])
@@ -305,9 +360,23 @@ def worlds(draw: st.DrawFn) -> World:
 
 wanted = st.lists(
     st.builds(
-        lambda name, digest: Want(name, name, digest, has_client=digest == WITH_CLIENT),
+        lambda name, digest, newer, drained, also: Want(
+            name,
+            name,
+            digest,
+            has_client=digest == WITH_CLIENT,
+            newer_than=newer,
+            drained=drained,
+            also=(
+                Publication(f"also/{name}", read_only=True),
+                Publication(f"folder/{name}", "public"),
+            )[:also],
+        ),
         names,
         st.sampled_from(["ab", "cd"]),
+        st.integers(0, 6),
+        st.booleans(),
+        st.integers(0, 2),
     ),
     unique_by=lambda want: want.name,
     max_size=2,
@@ -318,6 +387,7 @@ wanted = st.lists(
 def test_carrying_out_plans_ends_with_what_is_wanted(world: World, wants: list[Want]) -> None:
     for _ in range(40):
         world.pass_time(wants)
+        wants = with_copies(wants, world)
         todo = plan(wants, world.observation())
         for step in todo:
             world.take(step, wants)
@@ -327,16 +397,33 @@ def test_carrying_out_plans_ends_with_what_is_wanted(world: World, wants: list[W
     for want in wants:
         stack = world.stacks[want.path]
         top = stack.top
+        if want.drained:
+            assert (top, stack.anchor is not None) == (None, True)
+            assert not world.observation().of(want.name)
+            continue
         assert top is not None
         assert stack.anchor is not None
         # Besides it only clients that were replaced, and serve files that are open still.
         (serving,) = [one for one in world.observation().of(want.name) if one.present]
         assert serving.shown == top.shown
         assert serving.digest == want.digest
+        assert serving.number > want.newer_than
         assert serving.running is want.has_client
-    assert set(world.stacks) == {want.path for want in wants}
+        for way in want.also:
+            top = world.stacks[way.path].top
+            assert top is not None
+            assert top.shown == way.shows(serving.shown)
+    assert set(world.stacks) == {way.path for want in wants for way in want.publications}
     left = {one.name for one in world.instances.values()}
-    assert left == {want.name for want in wants}
+    assert left == {want.name for want in wants if not want.drained}
+
+
+def with_copies(wants: list[Want], world: World) -> list[Want]:
+    """Of every folder in everything that is there."""
+    ready = frozenset(world.instances)
+    return [
+        replace(want, also=tuple(replace(way, ready=ready) for way in want.also)) for want in wants
+    ]
 
 
 def settled(world: World, wants: list[Want]) -> Observation:

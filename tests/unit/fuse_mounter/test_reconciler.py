@@ -17,7 +17,7 @@ from fuse_mounter.look import Looker
 from fuse_mounter.observed import Observation
 from fuse_mounter.places import Places
 from fuse_mounter.reconciler import Reconciler
-from fuse_mounter.record import MountStatus
+from fuse_mounter.standing import Standing
 
 
 async def test_a_configuration_that_changes_in_the_middle_of_a_round_counts_from_the_next(
@@ -26,7 +26,7 @@ async def test_a_configuration_that_changes_in_the_middle_of_a_round_counts_from
     mount = {"name": "a", "driver": "bind", "path": "a", "source": tmp_path / "not-there"}
     full = MounterConfig.model_validate({"root": tmp_path / "root", "mounts": [mount]})
     empty = MounterConfig(root=tmp_path / "root")
-    told: list[tuple[MountStatus, ...]] = []
+    told: list[Standing] = []
     places = Places(tmp_path / "root", tmp_path / "run")
     reconciler = Reconciler(full, places, LinuxMounts(), HostFs(), get_logger(), told.append)
 
@@ -43,4 +43,4 @@ async def test_a_configuration_that_changes_in_the_middle_of_a_round_counts_from
     async with trio.open_nursery() as nursery:
         await reconciler.round(nobody, nursery)
         await reconciler.round(nobody, nursery)
-    assert [[one.name for one in statuses] for statuses in told] == [["a"], []]
+    assert [[one.name for one in standing.mounts] for standing in told] == [["a"], []]

@@ -73,3 +73,23 @@ def test_steady_service_makes_failures_history() -> None:
     assert record.failures == 1
     record.steady(now=20.0)
     assert record.failures == 0
+
+
+def test_the_last_changes_are_told_by_state_with_the_last_word_on_each() -> None:
+    record = Record()
+    for second, state, cause in (
+        (1, State.STARTING, ""),
+        (2, State.FAILED, "once"),
+        (3, State.FAILED, "twice"),
+        (4, State.PUBLISHED, ""),
+    ):
+        record.judged(Judgement(state, cause), now=second, wall=1000 + second)
+    assert [(one.at, one.state, one.cause) for one in record.history] == [
+        (1001, State.STARTING, ""),
+        (1002, State.FAILED, "twice"),
+        (1004, State.PUBLISHED, ""),
+    ]
+    for second in range(100):
+        state = State.HUNG if second % 2 else State.PUBLISHED
+        record.judged(Judgement(state), now=second, wall=second)
+    assert len(record.history) == 10

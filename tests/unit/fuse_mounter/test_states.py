@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from agents.holder_client import Ended
@@ -32,7 +34,16 @@ def instance(
 @pytest.mark.parametrize(
     ("stack", "there", "judgement"),
     [
-        pytest.param(EMPTY, [], Judgement(State.ABSENT, recovery=Cause.CLIENT_ENDED), id="absent"),
+        pytest.param(
+            EMPTY,
+            [],
+            Judgement(
+                State.ABSENT,
+                "pods see a read-only place with nothing in it",
+                Cause.CLIENT_ENDED,
+            ),
+            id="absent",
+        ),
         pytest.param(
             EMPTY,
             [instance(shown=None)],
@@ -51,6 +62,12 @@ def instance(
             [instance(health=Health.FAULTY)],
             Judgement(State.DEGRADED, "it answers with an error"),
             id="faulty",
+        ),
+        pytest.param(
+            SERVED,
+            [replace(instance(), fault="no heartbeat")],
+            Judgement(State.DEGRADED, "no heartbeat"),
+            id="answers, and tells of trouble",
         ),
         pytest.param(
             SERVED,

@@ -21,12 +21,12 @@ up: $(VENV)/.run  ## Install what is missing, then run the agents on this machin
 	@exec $(SUDO) $(BIN)/nodeshare up $(ARGS)
 
 .PHONY: test
-test: $(VENV)/.dev  ## Install what is missing, then run all levels of the tests with short counts
+test: $(VENV)/.dev $(VENV)/.s3  ## Install what is missing, then run all levels of the tests with short counts
 	@deploy/machine/install-packages test
 	$(PYTEST) $(ARGS)
 
 .PHONY: soak
-soak: $(VENV)/.dev  ## The same tests with the long counts
+soak: $(VENV)/.dev $(VENV)/.s3  ## The same tests with the long counts
 	@deploy/machine/install-packages test
 	$(PYTEST) --soak --timeout 3600 $(ARGS)
 
@@ -59,6 +59,8 @@ lock:  ## Pin the newest versions that pyproject.toml allows (needs uv)
 	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	  --no-annotate --no-header --quiet --extra dev -c requirements.lock pyproject.toml \
 	  -o requirements-dev.lock
+	uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+	  --no-annotate --no-header --quiet requirements-s3.in -o requirements-s3.lock
 
 .PHONY: clean
 clean:  ## Remove what was built here (the virtual environment too)
@@ -80,4 +82,10 @@ $(VENV)/.run: $(VENV)/.build requirements.lock pyproject.toml
 
 $(VENV)/.dev: $(VENV)/.run requirements-dev.lock
 	@$(PIP) --no-build-isolation -r requirements-dev.lock
+	@touch $@
+
+# The S3 server of the tests has a place of its own: its libraries want older packages than we do.
+$(VENV)/.s3: $(VENV)/.build requirements-s3.lock
+	@$(PYTHON) -m venv $(VENV)/s3
+	@$(VENV)/s3/bin/python -m pip --disable-pip-version-check install --quiet --require-hashes -r requirements-s3.lock
 	@touch $@

@@ -65,6 +65,15 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadSco
     return Scheduler(config, log)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def whoever_runs_below_it(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """The directories of tests can be passed through by users that tests run programs as."""
+    base = tmp_path_factory.getbasetemp()
+    for directory in (base, *base.parents):
+        if directory.name.startswith(("pytest-", "popen-")):
+            directory.chmod(0o711)
+
+
 @pytest.fixture
 def soak(request: pytest.FixtureRequest) -> bool:
     """Whether the long counts were asked for."""

@@ -30,7 +30,21 @@ from agents.tables import Table, lines
 from tests.bench.measure import COLUMNS, Context, NotHere, Row
 
 #: In this order; each is a module.
-SUBJECTS = ("views", "sweep", "fresh", "gpu", "scan", "mounts", "files", "agents")
+SUBJECTS = (
+    "views",
+    "sweep",
+    "fresh",
+    "gpu",
+    "scan",
+    "reaction",
+    "shown",
+    "mounts",
+    "replacement",
+    "reconcile",
+    "files",
+    "scratch",
+    "agents",
+)
 _LIBRARIES = ("nodeshare", "grpcio", "pyfuse3", "trio", "prometheus-client", "pydantic")
 
 

@@ -9,9 +9,11 @@ import shlex
 from pathlib import Path
 
 import pytest
+import yaml
 
 from agents import cli, config
 from agents.agent import installed, models
+from fuse_mounter.config import MounterConfig
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -66,10 +68,20 @@ def commands(parser: argparse.ArgumentParser) -> list[tuple[str, ...]]:
         block
         for page in (ROOT / "README.md", *sorted(ROOT.glob("*/README.md")))
         for block in re.findall(r"```yaml\n(.*?)```", page.read_text(), re.DOTALL)
+        if not block.startswith("apiVersion:")  # for the API server
     ],
 )
 def test_configuration_in_the_documentation_is_valid(block: str) -> None:
     config.parse(block, models(installed()), name="README.md")
+
+
+def test_the_documented_pod_binds_the_root_where_it_is() -> None:
+    page = (ROOT / "fuse_mounter/README.md").read_text()
+    (block,) = re.findall(r"```yaml\n(apiVersion: v1\n.*?)```", page, re.DOTALL)
+    spec = yaml.safe_load(block)["spec"]
+    (volume,), (mount,) = spec["volumes"], spec["containers"][0]["volumeMounts"]
+    assert volume["hostPath"]["path"] == str(MounterConfig().root)
+    assert (mount["name"], mount["mountPropagation"]) == (volume["name"], "HostToContainer")
 
 
 def test_written_defaults_are_the_defaults() -> None:

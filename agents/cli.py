@@ -16,11 +16,9 @@ from importlib.metadata import version
 from pathlib import Path
 
 from agents import config
+from agents.__main__ import EXIT_INTERRUPTED
 from agents.agent import EXIT_CONFIG, Agent, installed, models
 from agents.errors import AgentError, ConfigError
-
-#: As a shell has it for a command that Ctrl-C ended.
-EXIT_INTERRUPTED = 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -181,7 +179,3 @@ def _add_status(
         return show(agents, options.run_dir, as_json=options.json, watch=options.watch)
 
     parser.set_defaults(run=run)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -24,7 +24,7 @@ import trio
 from agents.processes import wait_exit
 
 #: The console command of this installation, whatever the search path says.
-NODESHARE = (sys.executable, "-m", "agents.cli")
+NODESHARE = (sys.executable, "-m", "agents")
 
 _MAX_OUTPUT = 1 << 20
 _KILL_GRACE_S = 1.0

@@ -19,7 +19,7 @@ from agents import cli, mountinfo
 from agents.agent import installed
 from agents.hostfs import PROC
 
-NODESHARE = [sys.executable, "-m", "agents.cli"]
+NODESHARE = [sys.executable, "-m", "agents"]
 QUIET = "metrics: {address: 127.0.0.1, ports: {gpu_plugin: 0, fuse_mounter: 0, lxcfs_helper: 0}}"
 PAGES = "status: {ports: {gpu_plugin: 0, fuse_mounter: 0, lxcfs_helper: 0}}"
 

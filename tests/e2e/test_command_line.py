@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-NODESHARE = [sys.executable, "-m", "agents.cli"]
+NODESHARE = [sys.executable, "-m", "agents"]
 
 
 def run(*arguments: str, stdout: int | None = subprocess.PIPE) -> subprocess.CompletedProcess[str]:
@@ -31,7 +31,7 @@ def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
 
 
 def test_a_reader_that_has_gone_is_no_error(tmp_path: Path) -> None:
-    shell = f"{sys.executable} -m agents.cli status --run-dir {tmp_path}"
+    shell = f"{sys.executable} -m agents status --run-dir {tmp_path}"
     answer = subprocess.run(
         ["bash", "-c", f"{shell} | true; exit ${{PIPESTATUS[0]}}"],
         capture_output=True,

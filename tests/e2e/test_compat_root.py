@@ -17,7 +17,7 @@ from agents import mountinfo, overview
 from agents.hostfs import PROC, HostFs
 from lxcfs_helper.agent import AGENT
 
-NODESHARE = [sys.executable, "-m", "agents.cli"]
+NODESHARE = [sys.executable, "-m", "agents"]
 
 
 def command(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -18,7 +18,7 @@ import pytest
 from agents.hostfs import PROC
 from agents.mountinfo import below, read
 
-NODESHARE = [sys.executable, "-m", "agents.cli"]
+NODESHARE = [sys.executable, "-m", "agents"]
 
 
 class Node:

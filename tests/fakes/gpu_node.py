@@ -85,7 +85,7 @@ class Agent:
 
     def _start(self) -> subprocess.Popen[bytes]:
         with (self.directory / "agent.log").open("ab") as log:
-            command = [sys.executable, "-m", "agents.cli", "run", "gpu", "--config"]
+            command = [sys.executable, "-m", "agents", "run", "gpu", "--config"]
             return subprocess.Popen(
                 [*command, str(self.config)], stdout=log, stderr=log, env=self.environment
             )

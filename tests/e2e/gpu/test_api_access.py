@@ -54,7 +54,7 @@ class Case:
     def agent(self, *, access: bool = True) -> Iterator[subprocess.Popen[bytes]]:
         config = self.directory / "config.yaml"
         config.write_text(CONFIG.format(self.directory, str(access).lower()))
-        command = [sys.executable, "-m", "agents.cli", "run", "gpu", "--config", str(config)]
+        command = [sys.executable, "-m", "agents", "run", "gpu", "--config", str(config)]
         with (self.directory / "log").open("ab") as log:
             process = subprocess.Popen(command, stdout=log, stderr=log)
         try:

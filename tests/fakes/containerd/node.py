@@ -32,7 +32,7 @@ from tests.fakes.containerd.daemon import Containerd
 from tests.fakes.containerd.runtime import ContainerdRuntime
 from tests.fakes.nvml.shared_object import render_flat
 
-NODESHARE = [sys.executable, "-m", "agents.cli"]
+NODESHARE = [sys.executable, "-m", "agents"]
 GPU = "nodeshare/gpu-memory"
 LIMIT_S = 30.0
 _AGENTS = {agent.noun: agent for agent in (GPU_PLUGIN, MOUNTS, VIEW)}

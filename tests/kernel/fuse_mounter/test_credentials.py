@@ -173,12 +173,11 @@ async def test_a_revoked_login_needs_a_new_one_and_costs_nobody_else(place: Plac
         await until(lambda: user_of(service).login_needed)
         assert str(user_of(service).problem).endswith("the user must log in again")
         assert not user_of(service, BOB).login_needed
-        asked = place.provider.asked["refresh_token"]
-        before = place.token(BOB)
-        await until(lambda: place.token(BOB) != before)
+        for _ in range(2):
+            before = place.token(BOB)
+            await until(lambda before=before: place.token(BOB) != before)
         refused = service.status.tokens[0].renewals["refused"]
         assert refused == 1  # and was not asked again
-        assert place.provider.asked["refresh_token"] > asked
 
         place.login(ADA, refresh_token=place.provider.login("ada")["refresh_token"])
         await until(lambda: not user_of(service).login_needed and user_of(service).has_token)

@@ -185,7 +185,7 @@ def test_two_at_once_and_one_that_is_killed(scratch: Path, tmp_path: Path) -> No
     config.write_text(
         json.dumps({"node": {"name": "this-node"}, "fuse_mounter": {"scratch": [rule]}})
     )
-    argv = [sys.executable, "-m", "agents.cli", "scratch", "run", "--lines"]
+    argv = [sys.executable, "-m", "agents", "scratch", "run", "--lines"]
     with subprocess.Popen(
         [*argv, "--config", str(config)], stdout=subprocess.PIPE, text=True
     ) as slow:

@@ -120,7 +120,7 @@ class Node:
         self._server.stop()
 
     def _command(self, *words: str) -> list[str]:
-        return [sys.executable, "-m", "agents.cli", *words, "--config", str(self._config)]
+        return [sys.executable, "-m", "agents", *words, "--config", str(self._config)]
 
 
 @pytest.fixture

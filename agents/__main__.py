@@ -1,0 +1,24 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The program `nodeshare`. Knows nothing but where the command line is, so that Ctrl-C in the
+moment in which everything else is loaded ends it without a traceback.
+"""
+
+from __future__ import annotations
+
+import sys
+
+#: As a shell has it for a command that Ctrl-C ended.
+EXIT_INTERRUPTED = 130
+
+
+def main() -> int:
+    """Run the command of `sys.argv`; returns the exit code."""
+    try:
+        from agents.cli import main as run
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    return run()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

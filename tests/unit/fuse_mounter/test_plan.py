@@ -225,14 +225,19 @@ class World:
         return Observation(self.root_ready, dict(self.stacks), tuple(self.instances.values()))
 
     def pass_time(self, wants: list[Want]) -> None:
-        """Clients mount, and are probed; those whose last mount is gone end."""
+        """Clients mount, and are probed; those whose last mount is gone end. Trouble of what pods
+        see passes, as there is nothing to do about it.
+        """
         clients = {want.name: want.has_client for want in wants}
+        seen = {stack.top.shown for stack in self.stacks.values() if stack.top}
         for one in list(self.instances.values()):
             if one.running or (one.present and not clients.get(one.name, True)):
                 shown = one.shown
                 if one.present and shown is None:
                     shown = Shown((0, self.next()), "/", False)
                 health = Health.OK if one.health is Health.UNKNOWN and shown else one.health
+                if health is Health.FAULTY and shown in seen:
+                    health = Health.OK
                 if health is Health.HUNG and one.client is None:
                     health = Health.OK  # its server is back; until then it is waited for
                 late = one.overdue or health is Health.FAULTY

@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Any
 
 from agents.config import NodeConfig, Section
 from agents.hostfs import HostFs
+from agents.panels import Panel
 from agents.pod_event import PodEvent, tell_nobody
 from agents.published import Published
+from agents.remains import NOTHING, Remains
 from agents.report import Report
 from agents.tables import Table
 
@@ -60,8 +62,9 @@ class AgentContext:
 
     `section` is its configuration at start; `changes` yields each later one that may be applied
     while running. `config_file` is the file that all this is from (None: there is none).
-    `namespaces` runs what needs another process's mount namespace. `annotations` is
-    what the node object shall say (None: not be there); without API access nobody reads it.
+    `namespaces` runs what needs another process's mount namespace. `annotations` is what the node
+    object shall say (None: not be there), and `labels` by what a scheduler shall select it; without
+    API access nobody reads them.
     `more_metrics` are families as text (`agents.exposition`), which a collector of `registry` sets
     while it collects. `tell_pod` hands over an Event about a pod, and never waits.
     """
@@ -76,6 +79,7 @@ class AgentContext:
     status: Published[Status]
     namespaces: Namespaces
     annotations: Published[Mapping[str, str | None]] = field(default_factory=lambda: Published({}))
+    labels: Published[Mapping[str, str | None]] = field(default_factory=lambda: Published({}))
     more_metrics: Published[str] = field(default_factory=lambda: Published(""))
     tell_pod: Callable[[PodEvent], None] = tell_nobody
     config_file: Path | None = None
@@ -91,6 +95,11 @@ def no_explanation(_: NodeConfig, __: Section, ___: str | None) -> Report:
     return Report((), {})
 
 
+def no_remains(_: NodeConfig, __: Section | None) -> Remains:
+    """For an agent that leaves nothing."""
+    return NOTHING
+
+
 def no_verbs(_: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """For an agent whose commands all stand below its noun."""
 
@@ -104,9 +113,11 @@ class Agent:
     parsed arguments that returns an exit code. `verbs` adds commands that stand without the noun
     (`nodeshare <verb>`). `refuse_change` says why a changed section needs a
     restart (None: it can be applied while running); the runtime asks it before it publishes the
-    change. `tables` turns a status document into what people see. `clear` is the command (words
+    change. `tables` turns a status document into what people see in a terminal, `panels` into what
+    they see on the node page (None: the tables). `clear` is the command (words
     after `nodeshare`; `--config FILE` is added) that takes away what outlives a stopped agent.
-    `explain` says what a section would do on this machine, or on a described one.
+    `explain` says what a section would do on this machine, or on a described one. `remains` says
+    what of it is on this machine when it does not run (None: its section is not configured).
     """
 
     section: str
@@ -116,9 +127,11 @@ class Agent:
     commands: Callable[[argparse._SubParsersAction[argparse.ArgumentParser]], None]
     refuse_change: Callable[[Section, Section], str | None]
     tables: Callable[[Status], Sequence[Table]] = no_tables
+    panels: Callable[[Status], Sequence[Panel]] | None = None
     clear: Sequence[str] = ()
     explain: Callable[[NodeConfig, Section, str | None], Report] = no_explanation
     verbs: Callable[[argparse._SubParsersAction[argparse.ArgumentParser]], None] = no_verbs
+    remains: Callable[[NodeConfig, Section | None], Remains] = no_remains
 
 
 def models(agents: Iterable[Agent]) -> dict[str, type[Section]]:

@@ -64,6 +64,8 @@ def parser(agents: Sequence[Agent]) -> argparse.ArgumentParser:
     _add_check(verbs, agents)
     _add_explain(verbs, agents)
     _add_status(verbs, agents)
+    _add_support_bundle(verbs, agents)
+    _add_uninstall(verbs, agents)
     for agent in agents:
         agent.verbs(verbs)
     for agent in agents:
@@ -161,6 +163,51 @@ def _add_up(
         from agents.standin.up import up  # heavy: the stand-in node, and rich
 
         return up(agents, options)
+
+    parser.set_defaults(run=run)
+
+
+def _add_support_bundle(
+    verbs: argparse._SubParsersAction[argparse.ArgumentParser], agents: Sequence[Agent]
+) -> None:
+    parser = verbs.add_parser(
+        "support-bundle", help="state, configuration and logs in one archive, without secrets"
+    )
+    parser.add_argument("--config", type=Path, metavar="FILE", help="what the agents run with")
+    parser.add_argument(
+        "--output", type=Path, metavar="FILE", help="where to write it; - is the standard output"
+    )
+
+    def run(options: argparse.Namespace) -> int:
+        from agents.support_bundle import write  # heavy: everything there is to look at
+
+        path, missing = write(agents, options.config, options.output)
+        lacks = f"; {missing} parts are missing, as not-collected.txt in it says" if missing else ""
+        print(f"wrote {path}{lacks}; look at it before you hand it on", file=sys.stderr)
+        return 0
+
+    parser.set_defaults(run=run)
+
+
+def _add_uninstall(
+    verbs: argparse._SubParsersAction[argparse.ArgumentParser], agents: Sequence[Agent]
+) -> None:
+    parser = verbs.add_parser("uninstall", help="take every trace off this machine")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="what the agents ran with")
+    parser.add_argument("--dry-run", action="store_true", help="say what would be done, only")
+    parser.add_argument(
+        "--force", action="store_true", help="also what containers still use, and unsent data"
+    )
+
+    def run(options: argparse.Namespace) -> int:
+        from agents.uninstall import uninstall  # heavy: trio, and what the agents left
+
+        known, path = models(agents), options.config
+        loaded = config.parse("", known) if path is None else config.load(path, known)
+        path = None if path is None else path.absolute()
+        return uninstall(
+            agents, loaded, path, dry_run=options.dry_run, force=options.force, say=print
+        )
 
     parser.set_defaults(run=run)
 

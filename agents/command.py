@@ -13,11 +13,12 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import IO, TypeAlias
+from weakref import WeakSet
 
 import trio
 
@@ -32,6 +33,9 @@ _KILL_GRACE_S = 1.0
 #: A started child, for those who may not import subprocess.
 Child: TypeAlias = subprocess.Popen[bytes]
 
+#: Those somebody still knows, and may ask how they ended.
+_started: WeakSet[Child] = WeakSet()
+_starting = threading.Lock()
 #: Children that did not end when they were killed, kept so that they are reaped one day.
 _abandoned: list[subprocess.Popen[bytes]] = []
 
@@ -74,7 +78,8 @@ async def run(
     `env` None gives the child our own environment.
     """
     reap_abandoned()
-    with TemporaryFile() as output:
+    # In memory: where an agent has a container, nothing of that can be written.
+    with os.fdopen(os.memfd_create("output"), "r+b") as output:
         child = start(argv, env=env, cwd=cwd, output=output)
         ended = await _wait(child, timeout_s)
         if not ended:
@@ -100,7 +105,7 @@ def start(
 
     `output` None lets it write to our own stdout.
     """
-    return subprocess.Popen(
+    child = subprocess.Popen(
         list(argv),
         env=None if env is None else dict(env),
         cwd=cwd,
@@ -110,6 +115,16 @@ def start(
         pass_fds=tuple(pass_fds),
         start_new_session=new_session,
     )
+    with _starting:
+        _started.add(child)
+    return child
+
+
+def running() -> set[int]:
+    """Pids of our children that were not reaped yet."""
+    with _starting:
+        started = list(_started)
+    return {child.pid for child in started if child.returncode is None}
 
 
 def own_environment() -> dict[str, str]:

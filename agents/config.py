@@ -12,6 +12,7 @@ import enum
 import hashlib
 import ipaddress
 import os
+import re
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from types import UnionType
 from typing import Annotated, Any, get_args
 
 import yaml
-from pydantic import BeforeValidator, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
 from agents import hostfs
@@ -28,6 +29,7 @@ from agents.api_server_config import ApiServerConfig
 from agents.config_values import FOR_RUNNING as FOR_RUNNING
 from agents.config_values import Duration as Duration
 from agents.config_values import HostPath as HostPath
+from agents.config_values import OwnDirectory as OwnDirectory
 from agents.config_values import Port as Port
 from agents.config_values import Section as Section
 from agents.config_values import Size as Size
@@ -87,6 +89,8 @@ class StatusPorts(Section):
     gpu_plugin: Port = 9411
     fuse_mounter: Port = 9412
     lxcfs_helper: Port = 9413
+    #: The page of all of them, which `nodeshare up` serves.
+    up: Port = 9410
 
 
 class StatusConfig(Section):
@@ -127,6 +131,22 @@ class HolderConfig(Section):
     #: write back what they have, when the holder is told to end. 0 leaves them alone: for a service
     #: whose end they survive (systemd's KillMode=process).
     end_limit: Duration = 150.0
+    #: In a pod or a service of its own: whether it listens for OCI runtimes at once, so that no
+    #: container with one of our seccomp profiles has to wait for an agent. An agent that answers
+    #: their calls asks its holder for that anyway.
+    seccomp_socket: Annotated[bool, Field(strict=True)] = False
+
+
+_SELINUX_LABEL = re.compile(r"[\w.-]+:[\w.-]+:[\w.-]+(:[\w.,:-]+)?", re.ASCII)
+
+
+def _selinux_label(label: str) -> str:
+    if not _SELINUX_LABEL.fullmatch(label):
+        raise ValueError(
+            f"{shown(label)} is not a label of SELinux; write user:role:type:level, such as "
+            "system_u:object_r:container_file_t:s0"
+        )
+    return label
 
 
 class NodeConfig(Section):
@@ -139,6 +159,9 @@ class NodeConfig(Section):
     run_dir: HostPath = hostfs.RUN_DIR
     kubelet_dir: HostPath = hostfs.KUBELET_DIR
     cri_socket: HostPath = hostfs.CRI_SOCKET
+    #: SELinux: what containers of users may read gets this label (their GPU's files, views, tokens,
+    #: the root of mounts). None: what the policy of the node gives.
+    selinux_label: Annotated[str, AfterValidator(_selinux_label)] | None = None
     metrics: MetricsConfig = MetricsConfig()
     status: StatusConfig = StatusConfig()
     log: LogConfig = LogConfig()

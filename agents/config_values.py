@@ -66,6 +66,12 @@ def ip_address(value: object) -> object:
         raise ValueError(f"{shown(value)} is not an IP address, such as 0.0.0.0 or ::1") from None
 
 
+def _deep_enough(value: Path) -> Path:
+    if len(value.parts) < 3:
+        raise ValueError(f"{str(value)!r} is too close to the root of the node; use a folder")
+    return value
+
+
 #: Seconds, written with a unit.
 Duration = Annotated[float, BeforeValidator(parse_duration)]
 #: Bytes, written with a unit.
@@ -75,6 +81,8 @@ FOR_RUNNING = "for_running"
 
 #: A path on the host.
 HostPath = Annotated[Path, AfterValidator(_absolute)]
+#: A folder of our own: never one near the root, which others use too.
+OwnDirectory = Annotated[HostPath, AfterValidator(_deep_enough)]
 #: Strict, because YAML's `yes` would else be port 1.
 Port = Annotated[int, Field(ge=0, le=65535, strict=True)]
 

@@ -45,6 +45,13 @@ class Containers(Protocol):
         """All running containers. Raises Unavailable when the runtime does not answer in time."""
 
 
+class Pods(Protocol):
+    """The pods of this node. Blocking; call it from a worker thread."""
+
+    def pod(self, sandbox_id: str) -> Pod | None:
+        """The one whose sandbox has this id; None: the runtime knows none. Raises Unavailable."""
+
+
 class ContainerEvents(Protocol):
     """Containers that come and go, told by whoever runs them. Blocking; for a worker thread."""
 

@@ -66,6 +66,16 @@ class CriContainers:
             except grpc.RpcError as error:
                 raise unix_grpc.unavailable("runtime", self._socket, error) from error
 
+    def pod(self, sandbox_id: str) -> Pod | None:
+        """The pod whose sandbox this is; None: the runtime knows none. Raises Unavailable."""
+        wanted = v1_pb2.PodSandboxFilter(id=sandbox_id)
+        request = v1_pb2.ListPodSandboxRequest(filter=wanted)
+        try:
+            found = self._runtime.ListPodSandbox(request, timeout=self._timeout_s).items
+        except grpc.RpcError as error:
+            raise unix_grpc.unavailable("runtime", self._socket, error) from error
+        return next((_pod(sandbox) for sandbox in found if sandbox.id == sandbox_id), None)
+
     def follow(self, changed: Callable[[], None]) -> bool:
         """See `ContainerEvents`. Ends with an error when this is closed."""
         if not tells_everybody(self.version()):

@@ -10,18 +10,17 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from http import HTTPStatus
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
-from agents.agent import Readiness, Status
+from agents.agent import Agent, Readiness, Status
 from agents.exposition import joined
 from agents.listeners import Answer, Request, Route
-from agents.page import render_page
+from agents.node_page import answer, source
 from agents.published import Published
-from agents.tables import Table
 
 #: The event loop counts as dead when it has not beaten for this long.
 HEARTBEAT_LIMIT_S = 10.0
@@ -72,10 +71,11 @@ def metrics_routes(
 
 
 def status_routes(
+    agent: Agent,
     identity: Mapping[str, str],
     readiness: Readiness,
     status: Published[Status],
-    tables: Callable[[Status], Sequence[Table]],
+    heartbeat: Heartbeat,
 ) -> dict[str, Route]:
     """For people and `nodeshare status`."""
 
@@ -86,13 +86,8 @@ def status_routes(
     def as_json(_: Request) -> Answer:
         return Answer(json.dumps(document(), indent=1).encode() + b"\n", "application/json")
 
-    def page(_: Request) -> Answer:
-        html = render_page(
-            agent=identity["agent"],
-            node=identity["node"],
-            reason=readiness.reason,
-            tables=tables(status.value),
-        )
-        return Answer(html.encode(), "text/html; charset=utf-8")
+    def page(request: Request) -> Answer:
+        shown = source(agent, document(), age_s=heartbeat.age_s)
+        return answer(request, identity["node"], f"nodeshare {agent.section}", [shown])
 
     return {"/status.json": as_json, "/": page}

@@ -6,33 +6,48 @@ the kernel knows: pid, start time, and the variables `NODESHARE_…` in their en
 `NODESHARE_HOLDER` holds the path of the socket: by it a new holder adopts the clients of a dead
 one.
 
-Standard library only, one thread, no import of this package: it must stay small, boring and alive
-(`agents.holder_client` speaks to it). It never ends a client unless told so, not even when it is
-told to end itself, unless it was started with `--end-clients`: where a container's end is that of
-all its processes, they are told to end before.
+Standard library only, one thread, nothing of this package but what is as small: it must stay
+boring and alive (`agents.holder_client` speaks to it). It never ends a client unless told so, not
+even when it is told to end itself, unless it was started with `--end-clients`: where a container's
+end is that of all its processes, they are told to end before.
+
+From the first agent that asks for it on (or at once, with `--listen`) it also keeps the descriptors
+by which calls of containers are answered (`agents.holder_seccomp`, `agents.seccomp_connection`).
 
 Protocol: unix SEQPACKET, one JSON object a message. A peer says `hello` first and names the
 versions it speaks. Requests carry `id` and `op`, replies the same `id` and either results or
-`error`; `exited` events go to every peer that said hello.
+`error`; `exited` events go to every peer that said hello. Since version 2, with descriptors:
+
+    listen   keeping, replace, a memfd         -> nothing; then `arrived` events, or `replaced`
+    keep     token, state, a descriptor        no reply: what the peer has from a holder before us
+    taken    tokens                            no reply: these arrivals were received
+    arrived  token, state, fresh, a descriptor
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import getopt
 import json
 import os
+import resource
 import select
 import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
-PROTOCOLS = (1,)
+if not __package__:  # run by its file, without site-packages
+    sys.path.append(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))  # noqa: PTH100, PTH120 -- pathlib would be a third of our memory
+
+from agents import passing
+from agents.holder_seccomp import LOOK_S, Refused, Seccomp
+from agents.holder_socket import bound, is_at, lock, peer_of
+
+PROTOCOLS = (1, 2)
 HOLDER_VARIABLE = "NODESHARE_HOLDER"
 EXIT_ALREADY_RUNNING = 3
 
@@ -44,18 +59,16 @@ _MAX_PEERS = 16
 _MAX_ENDED = 256
 #: Without any event for this long it looks whether it is still of use.
 _IDLE_S = 60.0
+#: How often it looks whether it can still be found.
+_LOOK_FOR_ITSELF_S = 2.0
 #: While it waits for clients to end it looks this often whether it has waited enough.
-_LOOK_MS = 100
+_LOOK_MS = LOOK_S * 1000
 #: Without a descriptor for somebody new it waits this long before it looks again.
 _FULL_S = 0.1
 _PR_SET_CHILD_SUBREAPER = 36
 _SO_SNDBUFFORCE = 32  # socket(7); the module has no name for it
 
 Message = dict[str, Any]
-
-
-class Refused(Exception):
-    """A request that cannot be granted; the text goes to the peer."""
 
 
 class Client:
@@ -72,29 +85,48 @@ class Client:
 class Peer:
     """A connected agent."""
 
-    def __init__(self, connection: socket.socket) -> None:
-        self.connection = connection
+    def __init__(self, connection: socket.socket, drop: Callable[[Peer], None]) -> None:
+        self.connection, self._drop = connection, drop
         self.greeted = False
+        self.pid, self.user = peer_of(connection)
 
-    def send(self, message: Message) -> bool:
+    def send(self, message: Message, descriptors: Sequence[int] = ()) -> bool:
         """False when it is gone or does not read: a slow peer must never hold us up."""
         try:
-            self.connection.send(json.dumps(message).encode(), socket.MSG_DONTWAIT)
+            data = json.dumps(message).encode()
+            passing.send(self.connection, data, descriptors, socket.MSG_DONTWAIT)
         except OSError:
             return False
         return True
+
+    def hang_up(self) -> None:
+        self._drop(self)
 
 
 class Holder:
     """Everything this process knows."""
 
-    def __init__(self, path: str, proc: str, idle_s: float, end_clients_s: float) -> None:
-        self._path, self._proc, self._idle_ms = path, proc, idle_s * 1000
+    def __init__(
+        self,
+        path: str,
+        locked: int,
+        seccomp_path: str,
+        proc: str,
+        idle_s: float,
+        end_clients_s: float,
+    ) -> None:
+        self._path, self._locked, self._proc = path, locked, proc
+        self._idle_ms = min(idle_s, _LOOK_FOR_ITSELF_S) * 1000
         self._end_clients_s = end_clients_s
+        self._listener: socket.socket | None = None
+        self._inode = 0
+        self._look_for_itself_at = 0.0
         self._clients: dict[tuple[int, int], Client] = {}
         self._peers: dict[int, Peer] = {}
         self._poll = select.poll()
         self._actions: dict[int, Callable[[], None]] = {}
+        #: What clients get, however many files we need ourselves.
+        self._open_files = resource.getrlimit(resource.RLIMIT_NOFILE)
         self._running = True
         self._deadline: float | None = None
         self._operations: dict[str, Callable[[Message], Message]] = {
@@ -104,6 +136,7 @@ class Holder:
             "forget": self._forget,
             "shutdown": self._shutdown,
         }
+        self.seccomp = Seccomp(seccomp_path, proc, self._watch, self._unwatch)
 
     def run(self) -> None:
         """Serve until `shutdown` or SIGTERM; clients go on, or are told to end as well."""
@@ -114,25 +147,63 @@ class Holder:
             signal.signal(number, lambda *_: self._told_to_end())
         self._watch(wake_read, lambda: self._reap(wake_read))
         self._adopt()
-        listener = _listen(self._path)
-        self._watch(listener.fileno(), lambda: self._accept(listener))
-        inode = os.stat(self._path).st_ino  # noqa: PTH116 -- no pathlib here
+        self._listen()
         while self._running and not self._waited_enough():
-            events = self._poll.poll(self._idle_ms if self._deadline is None else _LOOK_MS)
+            often = self._deadline is not None or self.seccomp.busy
+            events = self._poll.poll(_LOOK_MS if often else self._idle_ms)
             for descriptor, _ in events:
                 if action := self._actions.get(descriptor):
                     action()
-            if not events and self._useless(inode):
+            self.seccomp.look()
+            if not events and self._useless():
                 return
+            self._stay_reachable()
+        self.seccomp.close()
         with contextlib.suppress(FileNotFoundError):
             os.unlink(self._path)  # noqa: PTH108 -- pathlib would be a third of our memory
 
-    def _useless(self, inode: int) -> bool:
+    def _listen(self) -> None:
+        """At our path from now on, where it was or nobody is."""
+        new = bound(self._path, socket.SOCK_SEQPACKET, _MAX_PEERS)
+        if self._listener is not None:
+            self._unwatch(self._listener.fileno())
+            self._listener.close()
+        self._listener = new
+        self._watch(new.fileno(), lambda: self._accept(new))
+        self._inode = os.stat(self._path).st_ino  # noqa: PTH116 -- no pathlib here
+
+    def _stay_reachable(self) -> None:
+        """Listen anew where somebody has removed our sockets: agents would find nobody, and no
+        container could be started."""
+        now = time.monotonic()
+        if now < self._look_for_itself_at:
+            return
+        self._look_for_itself_at = now + _LOOK_FOR_ITSELF_S
+        is_there = os.path.exists(self._path)  # noqa: PTH110 -- no pathlib here
+        if is_there and not self.seccomp.is_removed:
+            return
+        with contextlib.suppress(OSError):  # the directory is gone, too
+            if self._has_lock():
+                if not is_there:
+                    self._listen()
+                self.seccomp.listen_anew()
+
+    def _has_lock(self) -> bool:
+        """Also when its file was removed, unless another holder serves since."""
+        if not is_at(self._path + ".lock", self._locked):
+            anew = lock(self._path)
+            if anew is None:
+                return False
+            os.close(self._locked)
+            self._locked = anew
+        return True
+
+    def _useless(self) -> bool:
         """Nobody is here, nobody is held, and nobody can come: our directory was removed."""
-        if self._peers or any(client.ended is None for client in self._clients.values()):
+        if self._peers or self._all_running() or self.seccomp.keeps:
             return False
         try:
-            return os.stat(self._path).st_ino != inode  # noqa: PTH116 -- no pathlib here
+            return os.stat(self._path).st_ino != self._inode  # noqa: PTH116 -- no pathlib here
         except OSError:
             return True
 
@@ -175,32 +246,39 @@ class Holder:
             # Our table of descriptors is full: who waits to be accepted would keep us busy.
             select.select([], [], [], _FULL_S)
             return
-        if len(self._peers) >= _MAX_PEERS or _peer_uid(connection) != os.geteuid():
+        peer = Peer(connection, self._drop)
+        if len(self._peers) >= _MAX_PEERS or peer.user != os.geteuid():
             connection.close()
             return
         with contextlib.suppress(OSError):
             # A list of many clients is one message, and longer than the default allows.
             connection.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, 2 * _MAX_MESSAGE)
-        self._peers[connection.fileno()] = Peer(connection)
+        self._peers[connection.fileno()] = peer
         self._watch(connection.fileno(), partial(self._receive, connection.fileno()))
 
     def _receive(self, descriptor: int) -> None:
         peer = self._peers[descriptor]
         try:
-            data, _, flags, _ = peer.connection.recvmsg(_MAX_MESSAGE, 0, socket.MSG_DONTWAIT)
+            data, came, flags = passing.receive(
+                peer.connection, _MAX_MESSAGE, 1, socket.MSG_DONTWAIT
+            )
         except BlockingIOError:
             return
         except OSError:
-            data, flags = b"", 0
-        if not data or not peer.send(self._answer(peer, data, flags)):
-            self._drop(descriptor)
+            data, came, flags = b"", [], 0
+        answer = self._answer(peer, data, flags, came) if data else None
+        if not data or (answer is not None and not peer.send(answer)):
+            peer.hang_up()
 
-    def _drop(self, descriptor: int) -> None:
-        peer = self._peers.pop(descriptor)
-        self._unwatch(descriptor)
-        peer.connection.close()
+    def _drop(self, peer: Peer) -> None:
+        descriptor = peer.connection.fileno()
+        if descriptor >= 0:
+            del self._peers[descriptor]
+            self._unwatch(descriptor)
+            peer.connection.close()
+            self.seccomp.peer_gone(peer)
 
-    def _answer(self, peer: Peer, data: bytes, flags: int) -> Message:
+    def _answer(self, peer: Peer, data: bytes, flags: int, came: list[int]) -> Message | None:
         number = None
         try:
             if flags & socket.MSG_TRUNC:
@@ -209,18 +287,31 @@ class Holder:
             if not isinstance(request, dict):
                 raise Refused("a message is a JSON object")
             number = request.get("id")
-            return {"id": number, **self._dispatch(peer, request)}
+            result = self._dispatch(peer, request, came)
+            return None if result is None else {"id": number, **result}
         except (Refused, OSError) as error:
             return {"id": number, "error": str(error)}
         except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
             return {"id": number, "error": f"not a valid request: {type(error).__name__}: {error}"}
+        finally:
+            for descriptor in came:
+                os.close(descriptor)
 
-    def _dispatch(self, peer: Peer, request: Message) -> Message:
+    def _dispatch(self, peer: Peer, request: Message, came: list[int]) -> Message | None:
         name = request.get("op")
         if name == "hello":
             return self._hello(peer, request)
         if not peer.greeted:
             raise Refused(f"say hello first; spoken here: protocols {list(PROTOCOLS)}")
+        match name:
+            case "listen":
+                return self.seccomp.listen(peer, request, came)
+            case "keep":
+                self.seccomp.keep(peer, request, came)
+                return None
+            case "taken":
+                self.seccomp.taken(peer, request)
+                return None
         if not isinstance(name, str) or name not in self._operations:
             raise Refused(f"unknown op {name!r}; known are {', '.join(self._operations)}")
         return self._operations[name](request)
@@ -242,7 +333,7 @@ class Holder:
         environment = {**inherited, **given, HOLDER_VARIABLE: self._path}
         log = os.open(_text(request["log"]), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o640)
         try:
-            pid = _spawn(argv, environment, log)
+            pid = _spawn(argv, environment, log, self._open_files)
         finally:
             os.close(log)
         # It cannot be reaped before we return to the loop, so pid and start time are surely its
@@ -271,6 +362,8 @@ class Holder:
 
     def _shutdown(self, request: Message) -> Message:
         running = self._all_running()
+        if self.seccomp.is_used and not request.get("kill"):
+            raise Refused("calls of containers could not be answered any more")
         if request.get("kill"):
             for client in running:
                 with contextlib.suppress(ProcessLookupError):
@@ -310,9 +403,9 @@ class Holder:
         for key in ended[:-_MAX_ENDED]:
             del self._clients[key]
         event = {"event": "exited", "client": client.describe()}
-        for descriptor, peer in list(self._peers.items()):
+        for peer in list(self._peers.values()):
             if peer.greeted and not peer.send(event):
-                self._drop(descriptor)
+                peer.hang_up()
 
     def _adopt(self) -> None:
         found = dict(self._marked())
@@ -342,21 +435,28 @@ class Holder:
                     yield int(name), labels
 
 
-def _spawn(argv: list[str], environment: dict[str, str], log: int) -> int:
+def _spawn(
+    argv: list[str], environment: dict[str, str], log: int, open_files: tuple[int, int]
+) -> int:
     """In a session of its own: no signal to us, or to an agent, reaches it."""
-    return os.posix_spawnp(
-        argv[0],
-        argv,
-        environment,
-        file_actions=[
-            (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
-            (os.POSIX_SPAWN_DUP2, log, 1),
-            (os.POSIX_SPAWN_DUP2, log, 2),
-        ],
-        setsid=True,
-        setsigmask=(),
-        setsigdef=(signal.SIGPIPE, signal.SIGXFSZ),
-    )
+    ours = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, open_files)
+    try:
+        return os.posix_spawnp(
+            argv[0],
+            argv,
+            environment,
+            file_actions=[
+                (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+                (os.POSIX_SPAWN_DUP2, log, 1),
+                (os.POSIX_SPAWN_DUP2, log, 2),
+            ],
+            setsid=True,
+            setsigmask=(),
+            setsigdef=(signal.SIGPIPE, signal.SIGXFSZ),
+        )
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, ours)
 
 
 def _text(value: object) -> str:
@@ -397,42 +497,6 @@ def _surroundings(proc: str, pid: int) -> tuple[int, bytes] | None:
     return None
 
 
-def _peer_uid(connection: socket.socket) -> int:
-    credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
-    return int.from_bytes(credentials[4:8], sys.byteorder)
-
-
-def _listen(path: str) -> socket.socket:
-    """We hold the lock, so a file at the path is stale."""
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(path)  # noqa: PTH108 -- no pathlib here
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    umask = os.umask(0o177)
-    try:
-        listener.bind(path)
-    finally:
-        os.umask(umask)
-    listener.listen(_MAX_PEERS)
-    listener.setblocking(False)
-    return listener
-
-
-def lock(path: str) -> int | None:
-    """The lock beside the socket, for our whole life; None when another holder has it."""
-    while True:
-        descriptor = os.open(path + ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(descriptor)
-            return None
-        # Whoever clears up removes the file: a lock on a removed file excludes nobody.
-        with contextlib.suppress(FileNotFoundError):
-            if os.stat(path + ".lock").st_ino == os.fstat(descriptor).st_ino:  # noqa: PTH116 -- no pathlib here
-                return descriptor
-        os.close(descriptor)
-
-
 def _become_subreaper() -> None:
     # A client that puts itself into the background still ends up as our child.
     import ctypes
@@ -441,11 +505,14 @@ def _become_subreaper() -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """`--socket PATH --proc PATH [--idle SECONDS] [--end-clients SECONDS]`"""
-    known = ["socket=", "proc=", "idle=", "end-clients="]
+    """`--socket PATH --proc PATH [--seccomp-socket PATH] [--listen] [--idle SECONDS]
+    [--end-clients SECONDS]`
+    """
+    known = ["socket=", "proc=", "seccomp-socket=", "listen", "idle=", "end-clients="]
     options = dict(getopt.getopt(arguments, "", known)[0])
     path = options["--socket"]
-    if lock(path) is None:
+    locked = lock(path)
+    if locked is None:
         print(f"another holder serves {path!r}", file=sys.stderr)  # noqa: T201 -- stderr is its log
         return EXIT_ALREADY_RUNNING
     os.chdir("/")
@@ -454,7 +521,15 @@ def main(arguments: list[str]) -> int:
         float(options.get(name, default))
         for name, default in (("--idle", _IDLE_S), ("--end-clients", 0))
     )
-    Holder(path, options["--proc"], idle_s, end_clients_s).run()
+    seccomp = options.get("--seccomp-socket", "")
+    holder = Holder(path, locked, seccomp, options["--proc"], idle_s, end_clients_s)
+    if "--listen" in options:
+        try:
+            holder.seccomp.start()
+        except OSError as error:
+            print(f"cannot listen at {seccomp!r}: {error.strerror}", file=sys.stderr)  # noqa: T201
+            return 1
+    holder.run()
     return 0
 
 

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, NoReturn
 
 import trio
 
-from agents import command, holder
+from agents import command, holder, holder_socket, hostfs
 from agents.errors import ConfigError, Unavailable
-from agents.holder_client import HolderClient, connect
+from agents.holder_client import HolderClient, HolderRefused, connect
 from agents.hostfs import HostFs
 
 if TYPE_CHECKING:
@@ -86,7 +86,8 @@ async def _start(nursery: trio.Nursery, path: Path, host: HostFs) -> HolderClien
 def _command(path: Path, host: HostFs) -> list[str]:
     # By file and isolated: without site-packages it is half as large.
     interpreter = [sys.executable, "-I", "-S", str(Path(holder.__file__).resolve())]
-    return [*interpreter, "--socket", str(path), "--proc", str(host.proc)]
+    places = ["--socket", str(path), "--seccomp-socket", str(hostfs.seccomp_socket(path.parent))]
+    return [*interpreter, *places, "--proc", str(host.proc)]
 
 
 def become(node: NodeConfig) -> NoReturn:
@@ -103,6 +104,8 @@ def become(node: NodeConfig) -> NoReturn:
         )
     path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
     argv = [*_command(path, node.host.host_fs()), "--end-clients", f"{node.holder.end_limit:g}"]
+    if node.holder.seccomp_socket:
+        argv.append("--listen")
     os.execv(argv[0], argv)  # noqa: S606 -- no shell is what we want
 
 
@@ -141,10 +144,14 @@ def move_to_own_cgroups(root: Path, path: Path, pid: int) -> tuple[Path, ...]:
 
 
 async def end_unused(holder: HolderClient, run_dir: Path, host: HostFs) -> None:
-    """End the holder and remove what it needed, unless it still holds somebody's clients."""
+    """End the holder and remove what it needed, unless it still holds somebody's clients, or
+    answers calls of containers."""
     if any(client.ended is None for client in await holder.clients()):
         return
-    await holder.shutdown()
+    try:
+        await holder.shutdown()
+    except HolderRefused:
+        return
     with trio.move_on_after(_END_LIMIT_S):
         async for _ in holder.exits:
             pass  # ends when the holder has
@@ -152,12 +159,31 @@ async def end_unused(holder: HolderClient, run_dir: Path, host: HostFs) -> None:
 
 
 async def clear(run_dir: Path, host: HostFs) -> None:
-    """Remove the files and cgroups of a holder that has ended."""
+    """Remove the files and cgroups of a holder that has ended. Its successor's stay."""
     path = socket_path(run_dir)
     await remove_cgroups(host.cgroup, path)
     reap()
-    for left in (path, path.with_suffix(".log"), Path(f"{path}.lock")):
+    locked = await _lock(path)
+    if locked is None:
+        return
+    seccomp = hostfs.seccomp_socket(run_dir)
+    for left in (path, path.with_suffix(".log"), Path(f"{path}.lock"), seccomp):
         left.unlink(missing_ok=True)
+    os.close(locked)
+
+
+async def _lock(path: Path) -> int | None:
+    """None: another holder serves here, or there is nothing to lock. One that ends has told so
+    before."""
+    for _ in range(_REMOVE_ATTEMPTS):
+        try:
+            locked = holder_socket.lock(str(path))
+        except OSError:
+            return None
+        if locked is not None:
+            return locked
+        await trio.sleep(_LOOK_AGAIN_S)
+    return None
 
 
 def own_cgroups(root: Path, path: Path) -> list[Path]:

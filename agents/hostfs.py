@@ -38,6 +38,32 @@ EOS_LOGS = Path("/var/log/eos/fusex")
 CACHES = Path("/var/cache/nodeshare")
 FUSE3_HELPER, FUSE2_HELPER = Path("/bin/fusermount3"), Path("/bin/fusermount")
 
+#: What a kernel says of itself, for a support bundle.
+KERNEL_FACTS = tuple(
+    Path(p)
+    for p in (
+        "/proc/version",
+        "/proc/cmdline",
+        "/proc/filesystems",
+        "/proc/modules",
+        "/proc/cgroups",
+        "/proc/loadavg",
+        "/proc/meminfo",
+        "/proc/pressure/memory",
+        "/proc/pressure/io",
+        "/proc/driver/nvidia/version",
+        "/proc/sys/kernel/seccomp/actions_avail",
+        "/proc/sys/kernel/pid_max",
+        "/proc/sys/fs/inotify/max_user_instances",
+        "/proc/sys/fs/inotify/max_user_watches",
+        "/proc/sys/fs/file-nr",
+        "/sys/kernel/security/lsm",
+        "/sys/fs/selinux/enforce",
+        "/sys/fs/cgroup/cgroup.controllers",
+    )
+)
+OS_RELEASE = Path("/etc/os-release")
+
 #: The kernel's modules, by release.
 MODULES = Path("/lib/modules")
 
@@ -49,6 +75,13 @@ CONTAINER_GPU_DIR = "/run/nodeshare/gpu"
 CONTAINER_ALLOCATIONS_DIR = "/run/nodeshare/allocations"
 #: NVIDIA's container toolkit takes the names of mounts below it for a list of devices.
 CONTAINER_DEVICE_LIST_DIR = "/var/run/nvidia-container-devices"
+
+
+def seccomp_socket(run_dir: Path) -> Path:
+    """The `listenerPath` of seccomp profiles: where OCI runtimes connect with the descriptors by
+    which calls of containers are answered. It is the holder's (`agents.holder_runtimes`).
+    """
+    return run_dir / "seccomp.sock"
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,6 +41,7 @@ class NodeState:
     resource_version: str
     taints: tuple[Mapping[str, Any], ...]
     annotations: Mapping[str, str] | None
+    labels: Mapping[str, str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +126,7 @@ class KubeCluster:
             resource_version=str(meta.get("resourceVersion", "")),
             taints=tuple(spec.get("taints") or ()),
             annotations=meta.get("annotations"),
+            labels=meta.get("labels"),
         )
 
     def patch_node(self, name: str, operations: Sequence[Operation]) -> None:

@@ -21,7 +21,7 @@ from types import FrameType
 import trio
 from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollector
 
-from agents import config, endpoints, kube, listeners, reload
+from agents import config, endpoints, kube, listeners, orphans, reload, status_listener
 from agents.agent import Agent, AgentContext, Readiness, Status
 from agents.config import NodeConfig, Section
 from agents.errors import AgentError, ConfigError
@@ -47,7 +47,8 @@ def run_agent(agent: Agent, models: dict[str, type[Section]], path: Path) -> int
     if os.geteuid() != 0:
         raise ConfigError(
             "not root: an agent mounts, enters namespaces and reads every process",
-            remedy=f"run it with sudo: sudo nodeshare run {agent.noun} --config {path}",
+            remedy=f"run it with sudo: sudo nodeshare run {agent.noun} --config {path}; "
+            "in a container, as user 0",
         )
     loaded = config.load(path, models, only=agent.section)
     namespaces = NamespaceHelper.start()
@@ -81,6 +82,7 @@ class _Process:
         self._readiness = Readiness()
         self._status = Published[Status]({})
         self._annotations = Published[Annotations]({})
+        self._labels = Published[Annotations]({})
         self._more_metrics = Published("")
         self._heartbeat = endpoints.Heartbeat()
         self._namespaces = namespaces
@@ -108,7 +110,6 @@ class _Process:
             "node": node.node_name(),
             "version": version("nodeshare"),
         }
-        token = _token(node)
         bound: list[listeners.Listener] = []
         try:
             bound.append(
@@ -121,17 +122,10 @@ class _Process:
             )
             # Which ports were taken (0 means any) is part of the status.
             identity["metrics"] = bound[0].where
-            status = endpoints.status_routes(identity, self._readiness, self._status, agent.tables)
-            bound.append(
-                listeners.bind_tcp(
-                    node.status.address,
-                    getattr(node.status.ports, agent.section),
-                    status,
-                    key=f"node.status.ports.{agent.section}",
-                    token=token,
-                    local_only=token is None,
-                )
+            status = endpoints.status_routes(
+                agent, identity, self._readiness, self._status, self._heartbeat
             )
+            bound.append(status_listener.bind(node, agent.section, status))
             identity["page"] = bound[1].where
             bound.append(listeners.bind_unix(socket_path(node, agent), status))
         except ConfigError:
@@ -187,6 +181,8 @@ class _Process:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._stop_on_signal, signals, nursery.cancel_scope)
                 nursery.start_soon(self._beat)
+                if os.getpid() == orphans.INIT:
+                    nursery.start_soon(orphans.keep_reaped)
                 nursery.start_soon(self._reloader.run, send)
                 nursery.start_soon(self._keep_node_object)
                 if self._node.api_server.enabled:
@@ -214,6 +210,7 @@ class _Process:
             status=self._status,
             namespaces=self._namespaces,
             annotations=self._annotations,
+            labels=self._labels,
             more_metrics=self._more_metrics,
             tell_pod=self._pod_events.tell if self._node.api_server.enabled else tell_nobody,
             config_file=self._path,
@@ -229,6 +226,7 @@ class _Process:
                 connect=lambda: kube.connect(api.kubeconfig),
                 readiness=self._readiness,
                 annotations=self._annotations,
+                labels=self._labels,
                 errors=self._api_errors,
             ).run()
 
@@ -260,21 +258,6 @@ def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
     for error in group.exceptions:
         found += _leaves(error) if isinstance(error, BaseExceptionGroup) else [error]
     return found
-
-
-def _token(node: NodeConfig) -> str | None:
-    path = node.status.token_file
-    if path is None:
-        return None
-    try:
-        token = path.read_text().partition("\n")[0].strip()
-    except OSError as error:
-        raise ConfigError(
-            f"node.status.token_file: cannot read {str(path)!r}: {error.strerror}"
-        ) from error
-    if not token:
-        raise ConfigError(f"node.status.token_file: {str(path)!r} holds no token on its first line")
-    return token
 
 
 @contextlib.contextmanager

@@ -52,6 +52,10 @@ class Answer:
     body: bytes
     content_type: str = "text/plain; charset=utf-8"
     code: HTTPStatus = HTTPStatus.OK
+    #: What a browser may do with it.
+    policy: str = "default-src 'none'"
+    #: How the body is compressed; None: it is not.
+    encoding: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +63,7 @@ class Request:
     """What a route may know of the request."""
 
     accept: str
+    accept_encoding: str = ""
 
 
 Route = Callable[[Request], Answer]
@@ -104,8 +109,9 @@ class _Handler(BaseHTTPRequestHandler):
         if route is None:
             known = ", ".join(sorted(self.server.routes))
             return Answer(f"here are: {known}\n".encode(), code=HTTPStatus.NOT_FOUND)
+        get = self.headers.get
         try:
-            return route(Request(self.headers.get("Accept", "")))
+            return route(Request(get("Accept", ""), get("Accept-Encoding", "")))
         except Exception:  # noqa: BLE001 -- the caller gets an answer, and the bug is in the log
             get_logger().exception("answer failed", path=path)
             text = b"a bug in nodeshare; the agent's log says more\n"
@@ -119,8 +125,12 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(answer.code)
         self.send_header("Content-Type", answer.content_type)
         self.send_header("Content-Length", str(len(answer.body)))
+        if answer.encoding is not None:
+            self.send_header("Content-Encoding", answer.encoding)
         self.send_header("Cache-Control", "no-store")
-        self.send_header("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'")
+        self.send_header("Content-Security-Policy", answer.policy)
+        self.send_header("X-Content-Type-Options", "nosniff")
+        self.send_header("Referrer-Policy", "no-referrer")
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(answer.body)

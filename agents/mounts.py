@@ -133,10 +133,21 @@ class Mounts(Protocol):
         """Attach a detached mount on top of an open file or directory (and of what covers it)."""
 
 
-class LinuxMounts:
-    """The kernel's."""
+def set_label(path: Path, label: str | None) -> None:
+    """Put this SELinux context on a file or directory; None leaves it as it is. What is made in a
+    directory takes its type from there. Raises OSError where the file system keeps no labels.
+    """
+    if label is not None:
+        os.setxattr(path, "security.selinux", label.encode() + b"\0", follow_symlinks=False)
 
-    def __init__(self) -> None:
+
+class LinuxMounts:
+    """The kernel's. `label`: the SELinux context of each tmpfs that is mounted, so that confined
+    containers may read what is written there; None: what the policy of the node gives.
+    """
+
+    def __init__(self, label: str | None = None) -> None:
+        self._label = label
         self._libc = ctypes.CDLL(None, use_errno=True)
 
     def features(self) -> MountFeatures:
@@ -164,6 +175,8 @@ class LinuxMounts:
         data: str = "",
     ) -> None:
         self._mount(source.encode(), target, fstype.encode(), int(flags), data.encode())
+        if fstype == "tmpfs" and not flags & MountFlag.REMOUNT:
+            set_label(target, self._label)
 
     def bind(self, source: Path, target: Path, *, recursive: bool = False) -> None:
         flags = MountFlag.BIND | (MountFlag.REC if recursive else MountFlag.NONE)

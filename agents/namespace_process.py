@@ -14,6 +14,7 @@ closed its end.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import json
@@ -32,8 +33,8 @@ from agents.mounts import LinuxMounts, Propagation
 
 #: How long one request may take in its child.
 LIMIT_S = 5.0
-#: Descriptors of a request, in this order: answer, pidfd, detached mount.
-MAX_DESCRIPTORS = 3
+#: Descriptors of a request, in this order: answer, pidfd, detached mounts.
+MAX_DESCRIPTORS = 64
 MAX_MESSAGE = 16384
 
 _CLONE_NEWNS = 0x20000
@@ -85,6 +86,9 @@ def _perform(request: dict[str, Any], descriptors: list[int]) -> None:
     if request["do"] == "cover":
         _cover(mounts, request, descriptors[1], descriptors[2])
         return
+    if request["do"] == "attach_all":
+        _attach_all(mounts, request, descriptors[1], descriptors[2:])
+        return
     target = _enter(Path(request["proc"]), descriptors[1], request["target"])
     match request["do"]:
         case "attach":
@@ -109,11 +113,31 @@ def _enter(proc: Path, pidfd: int, target: str) -> Path:
     """
     directory = _open_directory(_root_of(proc, pidfd), Path(target))
     _call("setns", pidfd, _CLONE_NEWNS)
+    return _name_in(directory, target)
+
+
+def _name_in(directory: int, target: str) -> Path:
+    """The last name of `target`, in its directory, where we are then."""
     os.fchdir(directory)
     name = Path(Path(target).name)
     if stat.S_ISLNK(os.lstat(name).st_mode):
         raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), target)
     return name
+
+
+def _attach_all(
+    mounts: LinuxMounts, request: dict[str, Any], pidfd: int, detached: Sequence[int]
+) -> None:
+    """Each at its target; all ways there are walked before the namespace is entered."""
+    root = _root_of(Path(request["proc"]), pidfd)
+    places = []
+    for mount, target in zip(detached, request["targets"], strict=True):
+        with contextlib.suppress(OSError):
+            places.append((mount, target, _open_directory(root, Path(target))))
+    _call("setns", pidfd, _CLONE_NEWNS)
+    for mount, target, directory in places:
+        with contextlib.suppress(OSError):
+            mounts.attach(mount, _name_in(directory, target))
 
 
 def _call(name: str, *arguments: int) -> None:

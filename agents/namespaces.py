@@ -62,9 +62,16 @@ class Namespaces(Protocol):
     process sees it; one that leads through a symbolic link is refused (ENOTDIR, ELOOP).
     """
 
+    def prepare(self) -> None:
+        """Whoever is asked next will not wait for something to be started. Raises OSError."""
+
     def attach(self, pidfd: int, mount: int, target: Path, *, beneath: bool = False) -> None:
         """Attach the detached mount descriptor `mount` at `target` there, on top or beneath the top
         mount."""
+
+    def attach_all(self, pidfd: int, mounts: Mapping[Path, int]) -> None:
+        """Attach each of these detached mounts on top at its target: in one go, which costs little
+        more than one alone. What cannot be attached is passed over: whoever asked has to look."""
 
     def replace(self, pidfd: int, mount: int, target: Path) -> None:
         """Attach beneath the top mount at `target` and lazily detach that top: never a gap (kernel
@@ -105,8 +112,18 @@ class NamespaceHelper:
         """Of the process that runs now; None before the first request."""
         return None if self._running is None else self._running[0].pid
 
+    def prepare(self) -> None:
+        with self._sending:
+            if not self._closed:
+                self._socket()
+
     def attach(self, pidfd: int, mount: int, target: Path, *, beneath: bool = False) -> None:
         self._request({"do": "attach", "beneath": beneath}, target, pidfd, mount)
+
+    def attach_all(self, pidfd: int, mounts: Mapping[Path, int]) -> None:
+        targets = [str(target) for target in mounts]
+        request = {"do": "attach_all", "targets": targets}
+        self._request(request, Path(targets[0]), pidfd, *mounts.values())
 
     def replace(self, pidfd: int, mount: int, target: Path) -> None:
         self._request({"do": "replace"}, target, pidfd, mount)

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Keeps the node object in step with an agent: its start-up taint goes once it is ready, and its
-annotations say what it knows. Only with API access; nothing waits for this.
+annotations and labels say what it knows. Only with API access; nothing waits for this.
 
 Level-triggered: read the node, compare, patch what differs. Nothing is remembered of what was
 written, so that a node object that was made anew gets everything again. Every patch tests what it
@@ -27,7 +27,7 @@ from agents.threads import Worker
 #: So many conflicts in a row are no coincidence.
 _CONFLICTS = 3
 
-#: Wanted annotations of the node; None: it must not be there.
+#: Wanted annotations (or labels) of the node; None: it must not be there.
 Annotations = Mapping[str, str | None]
 
 
@@ -45,11 +45,13 @@ class Timing:
     longest_pause_s: float = 300.0
 
 
-def operations(node: NodeState, taint: str | None, annotations: Annotations) -> list[Operation]:
+def operations(
+    node: NodeState, taint: str | None, annotations: Annotations, labels: Annotations
+) -> list[Operation]:
     """What has to change in the node, as one JSON patch; empty: nothing. `taint` is the key of the
     taint that has to go (None: none has to).
     """
-    found: list[dict[str, Any]] = []
+    found: list[Operation] = []
     # From the end: each removal shifts those behind it.
     for index in reversed(range(len(node.taints))):
         if taint is not None and node.taints[index].get("key") == taint:
@@ -58,26 +60,27 @@ def operations(node: NodeState, taint: str | None, annotations: Annotations) -> 
                 {"op": "test", "path": path, "value": dict(node.taints[index])},
                 {"op": "remove", "path": path},
             ]
-    return [*found, *_annotate(node, annotations)]
+    for place, known, wanted in (
+        ("/metadata/annotations", node.annotations, annotations),
+        ("/metadata/labels", node.labels, labels),
+    ):
+        changes = _changes(place, known or {}, wanted)
+        if changes and known is None:
+            # There is no map to add to; one that somebody makes meanwhile must not be replaced.
+            version = {"path": "/metadata/resourceVersion", "value": node.resource_version}
+            found += [{"op": "test", **version}, {"op": "add", "path": place, "value": {}}]
+        found += changes
+    return found
 
 
-def _annotate(node: NodeState, wanted: Annotations) -> list[dict[str, Any]]:
-    known = node.annotations or {}
+def _changes(place: str, known: Mapping[str, str], wanted: Annotations) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     for key, value in wanted.items():
-        path = f"/metadata/annotations/{_escaped(key)}"
+        path = f"{place}/{_escaped(key)}"
         if value is None and key in known:
             found.append({"op": "remove", "path": path})
         elif value is not None and known.get(key) != value:
             found.append({"op": "add", "path": path, "value": value})
-    if found and node.annotations is None:
-        # There is no map to add to; one that somebody makes meanwhile must not be replaced.
-        version = "/metadata/resourceVersion"
-        return [
-            {"op": "test", "path": version, "value": node.resource_version},
-            {"op": "add", "path": "/metadata/annotations", "value": {}},
-            *found,
-        ]
     return found
 
 
@@ -99,17 +102,18 @@ class NodeKeeper:
         connect: Callable[[], Cluster],
         readiness: Readiness,
         annotations: Published[Annotations],
+        labels: Published[Annotations],
         errors: Counter,
         timing: Timing | None = None,
     ) -> None:
         self._node, self._taint = node, taint
         self._connect = connect
         self._cluster: Cluster | None = None
-        self._readiness, self._annotations = readiness, annotations
+        self._readiness, self._annotations, self._labels = readiness, annotations, labels
         self._errors = errors
         self._timing = timing or Timing()
         self._worker = Worker("the API server")
-        self._done: tuple[bool, Annotations] | None = None
+        self._done: tuple[bool, Annotations, Annotations] | None = None
         self._conflicts = 0
         self.problem: str | None = None
         self._log = get_logger()
@@ -121,7 +125,8 @@ class NodeKeeper:
         looked = -timing.look_s
         while True:
             await trio.sleep(timing.tick_s)
-            wanted = (self._readiness.reason is None, self._annotations.value)
+            ready = self._readiness.reason is None
+            wanted = (ready, self._annotations.value, self._labels.value)
             if wanted == self._done and trio.current_time() - looked < timing.look_s:
                 continue
             if await self._attempt(*wanted):
@@ -133,11 +138,12 @@ class NodeKeeper:
                 await trio.sleep(pause_s * random.uniform(0.8, 1.2))  # noqa: S311 -- no secret
                 pause_s = min(2 * pause_s, timing.longest_pause_s)
 
-    async def _attempt(self, ready: bool, annotations: Annotations) -> bool:
+    async def _attempt(self, ready: bool, annotations: Annotations, labels: Annotations) -> bool:
         taint = self._taint if ready else None
         try:
             changed = await self._worker.call(
-                lambda: self._bring_up_to_date(taint, annotations), timeout_s=self._timing.limit_s
+                lambda: self._bring_up_to_date(taint, annotations, labels),
+                timeout_s=self._timing.limit_s,
             )
         except AgentError as error:
             # A conflict is somebody else's write at the same moment: look again. Not for ever.
@@ -159,11 +165,13 @@ class NodeKeeper:
             self._log.warning("node object not up to date", error=problem)
         self.problem = problem
 
-    def _bring_up_to_date(self, taint: str | None, annotations: Annotations) -> Sequence[Operation]:
+    def _bring_up_to_date(
+        self, taint: str | None, annotations: Annotations, labels: Annotations
+    ) -> Sequence[Operation]:
         """In a worker thread, one at a time."""
         if self._cluster is None:
             self._cluster = self._connect()
-        changes = operations(self._cluster.node(self._node), taint, annotations)
+        changes = operations(self._cluster.node(self._node), taint, annotations, labels)
         if changes:
             self._cluster.patch_node(self._node, changes)
         return changes

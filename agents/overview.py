@@ -6,9 +6,11 @@ Knows no agent's content: the tables come from the agents' packages.
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import socket
+import struct
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +25,8 @@ from agents.tables import UNKNOWN, Table
 
 _TIMEOUT_S = 2.0
 _REFRESH_S = 2.0
+#: `struct ucred` of unix(7): pid, uid, gid.
+_CREDENTIALS = struct.Struct("3i")
 #: The problem of an agent whose socket nobody serves.
 NOT_RUNNING = "not running"
 
@@ -66,6 +70,17 @@ def _look(agent: Agent, path: Path) -> Seen:
         return Seen(agent, None, f"does not answer: {error}")
     finally:
         connection.close()
+
+
+def serving_pid(path: Path) -> int | None:
+    """Who serves a unix socket, also when it hangs; None: nobody, or it cannot be known."""
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(_TIMEOUT_S)
+        client.connect(str(path))
+        found = client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+        pid: int = _CREDENTIALS.unpack(found)[0]
+        return pid
+    return None
 
 
 def agents_table(seen: Sequence[Seen]) -> Table:

@@ -15,7 +15,7 @@ from rich.segment import Segment
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from agents.tables import Table, keyed_lines, lines
+from agents.tables import Table, harmless, keyed_lines, lines
 
 _GOOD = frozenset({"ready", "published", "healthy", "Running", "attached"})
 _BAD = frozenset({"dead", "failed", "hung", "Failed", "unavailable", "unhealthy"})
@@ -41,12 +41,13 @@ def _drawn(shown: Iterable[Table]) -> RenderableType:
         for row in table.rows:
             drawn.add_row(*(_cell(cell) for cell in row))
         parts.append(drawn if table.rows else Text(f"{table.title}: none", style="dim"))
-        parts += [Text(f"  {line}", style="dim") for line in table.note.splitlines()]
+        parts += [Text(f"  {harmless(line)}", style="dim") for line in table.note.splitlines()]
         parts.append(Text(""))
     return Group(*parts)
 
 
-def _cell(text: str) -> Text:
+def _cell(written: str) -> Text:
+    text = harmless(written)
     first = text.split(":")[0].split(" ")[0]
     bad = first in _BAD or first.endswith(("Error", "BackOff"))
     return Text(text, style="green" if first in _GOOD else "red" if bad else "")

@@ -10,6 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from agents.plain_text import plain
+
+#: Of one cell in a terminal.
+_LONGEST = 2000
 #: What stands where a value is not known.
 UNKNOWN = "-"
 
@@ -46,6 +50,11 @@ def text(value: object) -> str:
     return str(value)
 
 
+def harmless(text: str) -> str:
+    """What a cell says, without what a terminal would obey: its author may be anybody."""
+    return plain(text, _LONGEST)
+
+
 def lines(tables: Iterable[Table]) -> list[str]:
     """Plain text, columns aligned: for a pipe, a log, a terminal without colours."""
     return [line for _, line in keyed_lines(tables)]
@@ -55,13 +64,13 @@ def keyed_lines(tables: Iterable[Table]) -> list[tuple[str, str]]:
     """The same, each line with what makes it another line: what it says, however it is aligned."""
     out: list[tuple[str, str]] = []
     for table in tables:
-        rows = [list(table.columns), *[list(row) for row in table.rows]]
+        rows = [list(table.columns), *[list(map(harmless, row)) for row in table.rows]]
         widths = [max(len(row[i]) for row in rows) for i in range(len(table.columns))]
         out.append((table.title, table.title))
         for row in rows:
             line = "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True))
             out.append((_key(table, row), f"  {line.rstrip()}"))
-        out += [(line, f"  {line}") for line in table.note.splitlines()]
+        out += [(line, f"  {harmless(line)}") for line in table.note.splitlines()]
         out.append(("", ""))
     return out
 

@@ -211,7 +211,7 @@ def load(directory: Path, *, free_ports: bool) -> dict[str, Any]:
     if free_ports:
         free = dict.fromkeys(("gpu_plugin", "fuse_mounter", "lxcfs_helper"), 0)
         data["config"]["node"]["metrics"]["ports"] = free
-        data["config"]["node"]["status"] = {"ports": dict(free)}
+        data["config"]["node"]["status"] = {"ports": free | {"up": 0}}
     return data
 
 

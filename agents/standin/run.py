@@ -6,23 +6,31 @@ stopped in order with all they left. Knows no agent's code: it starts commands a
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import trio
 
-from agents import command, overview
+from agents import command, overview, status_listener
 from agents.agent import Agent
 from agents.command import NODESHARE, own_environment
 from agents.config import LogConfig, LogFormat, NodeConfig
 from agents.errors import AgentError, ConfigError
+from agents.listeners import serving
 from agents.logs import configure, get_logger
+from agents.node_page import NodePage
+from agents.page import Source
+from agents.panels import of_tables
 from agents.screen import Screen
 from agents.standin import interruption, run_directory
 from agents.standin.demonstration import Demonstration
 from agents.supervise import Supervisor, end_orphans
+from agents.tables import UNKNOWN
 
 _REFRESH_S = 1.0
 _CLEAR_S = 15.0
+#: The row of the table of agents that names the page of all of them.
+_ALL = "all of them"
 
 
 class Run:
@@ -52,6 +60,7 @@ class Run:
         }
         self._supervisor = Supervisor(self._commands, logs, self._environment)
         self._stopping = trio.Event()
+        self._page = NodePage(node.node_name(), agents)
 
     def end_orphans(self) -> None:
         """End the agents that an earlier run with this configuration left when it was killed.
@@ -65,18 +74,19 @@ class Run:
 
     def until_stopped(self, screen: Screen, shown: Demonstration | None = None) -> int:
         """Blocks until a signal comes or nobody reads, and until everything is taken away."""
-        with screen:
-            trio.run(self._main, screen, shown)
+        bound = status_listener.bind(self._node, "up", self._page.routes())
+        with screen, serving(bound):
+            trio.run(self._main, screen, shown, bound.where)
         return 0
 
-    async def _main(self, screen: Screen, shown: Demonstration | None) -> None:
+    async def _main(self, screen: Screen, shown: Demonstration | None, page: str) -> None:
         with trio.open_signal_receiver(*interruption.stop_signals()) as signals:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._await_signals, signals, screen)
                 async with trio.open_nursery() as agents:
                     agents.start_soon(self._supervisor.run)
                     async with trio.open_nursery() as tasks:
-                        tasks.start_soon(self._refresh, screen, shown)
+                        tasks.start_soon(self._refresh, screen, shown, page)
                         if shown is not None:
                             tasks.start_soon(shown.run)
                         await self._stopping.wait()
@@ -93,12 +103,16 @@ class Run:
             screen.say("still stopping" if self._stopping.is_set() else "stopping")
             self._stopping.set()
 
-    async def _refresh(self, screen: Screen, shown: Demonstration | None) -> None:
+    async def _refresh(self, screen: Screen, shown: Demonstration | None, page: str) -> None:
         while not screen.unread:
             seen = await trio.to_thread.run_sync(
                 overview.look, self._agents, self._node.run_dir, abandon_on_cancel=True
             )
-            agents, *rest = overview.tables([self._explained(one) for one in seen])
+            explained = [self._explained(one) for one in seen]
+            for one in explained:
+                self._page.saw(one.agent.section, one.document, one.problem)
+            agents, *rest = overview.tables(explained)
+            agents = replace(agents, rows=[*agents.rows, (_ALL, "ready", UNKNOWN, page)])
             steps = [
                 f"logs: {self._logs}",
                 f"also: nodeshare status --run-dir {self._node.run_dir}",
@@ -106,7 +120,9 @@ class Run:
             if shown is None:
                 screen.show([agents, *rest], [*steps, "Ctrl-C ends everything"])
             else:
-                screen.show([agents, shown.table(), *rest], steps + shown.next_steps(seen))
+                pods = shown.table()
+                self._page.add(Source("demonstration", None, of_tables([pods])))
+                screen.show([agents, pods, *rest], steps + shown.next_steps(seen))
             await trio.sleep(_REFRESH_S)
         self._stopping.set()
 

@@ -7,8 +7,11 @@ environment, so that clean-up never guesses what is ours. Knows no container and
 
 from __future__ import annotations
 
+import hashlib
 import os
-from collections.abc import Callable, Mapping
+import socket
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -19,6 +22,24 @@ from agents.openat2 import Resolve, openat2
 RUN_DIR_VARIABLE = "NODESHARE_RUN_DIR"
 _CLAIM = ".nodeshare-run"
 _CLAIM_TEXT = "Made by nodeshare: everything below this directory is removed with the run.\n"
+
+
+@contextmanager
+def only_one(directory: Path) -> Iterator[None]:
+    """One `up` a directory, and nobody who takes it away meanwhile. Raises ConfigError.
+
+    An abstract socket is the lock: it ends with the process, and leaves no file.
+    """
+    name = hashlib.sha256(os.fsencode(directory)).hexdigest()
+    with socket.socket(socket.AF_UNIX) as lock:
+        try:
+            lock.bind(f"\0nodeshare-up:{name}")
+        except OSError as error:
+            raise ConfigError(
+                f"another `nodeshare up` runs in {str(directory)!r}",
+                remedy="stop it (Ctrl-C there), or give this one a directory of its own with --dir",
+            ) from error
+        yield
 
 
 def settle(directory: Path) -> Path:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import os
-import socket
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -56,7 +55,7 @@ def _up_configured(agents: Sequence[Agent], path: Path, options: argparse.Namesp
         known = ", ".join(agent.section for agent in agents)
         raise ConfigError(f"{path}: configures no agent", remedy=f"write a section: {known}")
     run_dir = run_directory.settle(loaded.node.run_dir)
-    with _only_one(run_dir):
+    with run_directory.only_one(run_dir):
         run = Run(wanted, path, loaded.node, run_dir / "log", mark=run_dir)
         run.end_orphans()
         _ports_are_free(wanted, loaded.node)
@@ -69,7 +68,7 @@ def _up_demonstration(agents: Sequence[Agent], options: argparse.Namespace) -> i
         raise ConfigError(f"{str(directory)!r} is a mount", remedy="name a directory below it")
     data = demonstration.load(directory, free_ports=options.free_ports)
     loaded = config.parse(yaml.safe_dump(data["config"]), models(agents), name="demonstration")
-    with _only_one(directory):
+    with run_directory.only_one(directory):
         try:
             _ports_are_free(agents, loaded.node)
         except ConfigError as error:
@@ -154,32 +153,17 @@ def _runner_if_any(directory: Path, host: HostFs) -> PodRunner:
         return MissingRuntime(error)
 
 
-@contextmanager
-def _only_one(directory: Path) -> Iterator[None]:
-    """One `up` a directory.
-
-    An abstract socket is the lock: it ends with the process, and leaves no file.
-    """
-    name = hashlib.sha256(os.fsencode(directory)).hexdigest()
-    with socket.socket(socket.AF_UNIX) as lock:
-        try:
-            lock.bind(f"\0nodeshare-up:{name}")
-        except OSError as error:
-            raise ConfigError(
-                f"another `nodeshare up` runs in {str(directory)!r}",
-                remedy="stop it (Ctrl-C there), or give this one a directory of its own with --dir",
-            ) from error
-        yield
-
-
 def _ports_are_free(agents: Sequence[Agent], node: NodeConfig) -> None:
     """Before anything is started: the agents would each say so, one after the other. Raises
     ConfigError, also for a port that is configured twice.
     """
+    names = [agent.section for agent in agents]
     with ExitStack() as bound:
-        for kind, listener in (("metrics", node.metrics), ("status", node.status)):
-            for agent in agents:
-                port = getattr(listener.ports, agent.section)
-                key = f"node.{kind}.ports.{agent.section}"
+        for kind, listener, wanted in (
+            ("metrics", node.metrics, names),
+            ("status", node.status, [*names, "up"]),
+        ):
+            for name in wanted:
+                key, port = f"node.{kind}.ports.{name}", getattr(listener.ports, name)
                 server = listeners.bind_tcp(listener.address, port, {}, key=key).server
                 bound.callback(server.server_close)

@@ -11,6 +11,7 @@ from pydantic import AfterValidator, Field
 
 from agents.config import Duration, HostPath, Section, shown
 from agents.hostfs import DEV, PROC, SYS
+from lxcfs_helper.affinity.profiles_config import ProfilesConfig
 from lxcfs_helper.view_name import ViewName as ViewName
 
 #: Without uptime: process start times count from the boot of the host, so ps and top reckon wrongly
@@ -79,6 +80,12 @@ def _poll(seconds: float) -> float:
     return seconds
 
 
+def _hold(seconds: float) -> float:
+    if not 0.05 <= seconds <= 5:
+        raise ValueError(f"{seconds:g} s is out of range; write 50ms to 5s, such as 2s")
+    return seconds
+
+
 def _root(path: Path | None) -> Path | None:
     if path is not None and (path.parent == path or any(map(path.is_relative_to, _KERNELS_OWN))):
         raise ValueError(f"{str(path)!r} is in use by all; write a directory that is only for this")
@@ -102,6 +109,15 @@ class InjectConfig(Section):
     annotation: Annotated[str, AfterValidator(_key)] = "nodeshare/view"
 
 
+class AffinityConfig(Section):
+    """Answering system calls of containers whose seccomp profile asks for it."""
+
+    enabled: bool = False
+    #: For how long a program is held at most that is to be started while views are missing.
+    hold: Annotated[Duration, AfterValidator(_hold)] = 2.0
+    profiles: ProfilesConfig = ProfilesConfig()
+
+
 class ViewConfig(Section):
     """Everything about the resource view."""
 
@@ -115,3 +131,4 @@ class ViewConfig(Section):
     #: Where to serve the tree that lxcfs has, for pod specs that mount files of it; None: nowhere,
     #: because lxcfs itself may be there.
     compat_root: Annotated[HostPath | None, AfterValidator(_root)] = None
+    affinity: AffinityConfig = AffinityConfig()

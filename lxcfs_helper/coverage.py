@@ -105,6 +105,24 @@ class Coverage:
                 self._drop_if_gone(container_id)
         self._remove_orphans(with_files - listed)
 
+    def take(self, container: Container) -> Covered | None:
+        """Take in one container that was told of before it is listed, with fresh files. None: it is
+        left out, or there is nothing to be shown. Raises Unavailable, as `observe` and `refresh`.
+        """
+        if exclusion(self.config.inject, container.pod) is None and self._files.mount():
+            for one in self._covered.values():
+                one.start_over()
+        self._observe_one(container, has_files=False)
+        found = self.selected(container.id)
+        if found is not None and not found.rendered_at:
+            self._sweeper.refresh([found], self._heartbeat_s)
+        return found
+
+    def selected(self, container_id: str) -> Covered | None:
+        """The container with this id, if it is to be shown views."""
+        one = self._covered.get(container_id)
+        return one if one is not None and one.selected else None
+
     def limits_changed(self, changes: CgroupChanges) -> None:
         """Take what happened in the cgroup trees: whose limits may be different now."""
         if not (changes.limited or changes.lost):
@@ -157,12 +175,22 @@ class Coverage:
 
     def orders(self, *, everything: bool = False) -> tuple[Order, ...]:
         """What is to be attached or checked: where something changed, or everywhere."""
-        found = []
-        for one in self._covered.values():
-            if (everything or one.pending) and (one.rendered_at or not one.selected):
-                found.append(Order(one.located, one.wishes(), one.pending))
-                one.pending = False
-        return tuple(found)
+        return tuple(
+            self._order(one)
+            for one in self._covered.values()
+            if (everything or one.pending) and (one.rendered_at or not one.selected)
+        )
+
+    def order_of(self, container_id: str) -> Order | None:
+        """What is to be attached or checked in one container; None: nothing can be yet."""
+        one = self._covered.get(container_id)
+        return None if one is None or not one.rendered_at else self._order(one)
+
+    @staticmethod
+    def _order(one: Covered) -> Order:
+        order = Order(one.located, one.wishes(), one.pending)
+        one.pending = False
+        return order
 
     def settle(self, order: Order, results: Mapping[Path, Result], *, beneath: bool) -> None:
         """Take note of how it stands in one container. `beneath`: nothing was stacked there."""

@@ -11,17 +11,17 @@ from agents import mountinfo, processes
 from agents.cgroup_formats import CgroupPaths, up
 from agents.cgroups import LinuxCgroups
 from agents.config import NodeConfig
-from agents.containers import Container
-from agents.cri import CriContainers
-from agents.errors import AgentError, Unavailable
+from agents.errors import Unavailable
 from agents.hostfs import PROC, SYS, HostFs
+from agents.overview import look
+from lxcfs_helper.affinity import explain as affinity_explain
+from lxcfs_helper.asked import asked
 from lxcfs_helper.config import ViewName
 from lxcfs_helper.eject import ours
 from lxcfs_helper.facts import ContainerFacts, HostFacts
 from lxcfs_helper.files import source_name, views_directory
 from lxcfs_helper.host_reading import HostReader
 from lxcfs_helper.reading import ContainerReader
-from lxcfs_helper.selection import own_cgroup
 from lxcfs_helper.sources import EVERYTHING
 from lxcfs_helper.views import VIEWS, Told, View
 
@@ -37,7 +37,8 @@ class Shown:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """One container. `levels` are its cgroup and all above it, the container's own first."""
+    """One container. `levels` are its cgroup and all above it, the container's own first. `calls`
+    are system calls."""
 
     title: str
     pid: int
@@ -45,15 +46,7 @@ class Explanation:
     host: HostFacts
     facts: ContainerFacts
     views: Mapping[ViewName, Shown]
-
-
-def containers(node: NodeConfig) -> tuple[Container, ...]:
-    """Everybody who runs, by namespace and pod. Raises Unavailable."""
-    runtime = CriContainers(node.cri_socket)
-    try:
-        return tuple(sorted(runtime.list(), key=lambda one: (one.pod.namespace, one.pod.name)))
-    finally:
-        runtime.close()
+    calls: Shown = Shown("the kernel's", "")
 
 
 def attached(node: NodeConfig, pid: int) -> frozenset[ViewName]:
@@ -69,55 +62,7 @@ def attached(node: NodeConfig, pid: int) -> frozenset[ViewName]:
 
 def explain(node: NodeConfig, who: str) -> tuple[Explanation, ...]:
     """One process, or every container of one pod. Raises AgentError when there is none."""
-    if who.isdigit():
-        return (_of_process(node, int(who)),)
-    found = [one for one in containers(node) if _meant(one, who) and one.pid is not None]
-    if not found:
-        raise AgentError(
-            f"no running container belongs to a pod {who!r}",
-            remedy="list them with: nodeshare view ls",
-        )
-    return tuple(_of_container(node, one) for one in found)
-
-
-def _meant(container: Container, who: str) -> bool:
-    pod = container.pod
-    return who in (pod.name, pod.uid, f"{pod.namespace}/{pod.name}")
-
-
-def _of_process(node: NodeConfig, pid: int) -> Explanation:
-    """As its container, where the runtime answers and knows one; else by its own cgroup."""
-    paths = _paths(node.host.host_fs(), pid)
-    try:
-        running = containers(node)
-    except Unavailable:
-        running = ()
-    home = [one for one in running if any(one.id in path for path in paths.all())]
-    if not home:
-        return _explained(node, f"process {pid}", pid, paths)
-    return _explained(node, f"{_name(home[0])}, process {pid}", pid, own_cgroup(paths, home[0]))
-
-
-def _of_container(node: NodeConfig, container: Container) -> Explanation:
-    assert container.pid is not None
-    paths = own_cgroup(_paths(node.host.host_fs(), container.pid), container)
-    return _explained(node, f"{_name(container)} (pid {container.pid})", container.pid, paths)
-
-
-def _name(container: Container) -> str:
-    return f"{container.pod.namespace}/{container.pod.name} {container.name}"
-
-
-def _paths(host: HostFs, pid: int) -> CgroupPaths:
-    try:
-        return LinuxCgroups(host).paths(pid)
-    except ProcessLookupError:
-        raise AgentError(
-            f"there is no process {pid}",
-            remedy="take the pid that the host knows, not the one in the container",
-        ) from None
-    except (OSError, ValueError) as error:
-        raise Unavailable(f"cannot look into process {pid}: {error}") from error
+    return tuple(_explained(node, one.title, one.pid, one.paths) for one in asked(node, who))
 
 
 def _explained(node: NodeConfig, title: str, pid: int, paths: CgroupPaths) -> Explanation:
@@ -133,7 +78,20 @@ def _explained(node: NodeConfig, title: str, pid: int, paths: CgroupPaths) -> Ex
         name: _shown(view, host, facts, is_attached=name in shown) for name, view in VIEWS.items()
     }
     mine = paths.controllers.get("memory", paths.unified) or "/"
-    return Explanation(title, pid, up(mine), host, facts, views)
+    calls = _calls(node, paths, host, facts)
+    return Explanation(title, pid, up(mine), host, facts, views, calls)
+
+
+def _calls(node: NodeConfig, paths: CgroupPaths, host: HostFacts, facts: ContainerFacts) -> Shown:
+    """Only the agent knows whose calls come to it."""
+    from lxcfs_helper.agent import AGENT  # it imports us
+
+    (agent,) = look([AGENT], node.run_dir)
+    affinity = None if agent.document is None else agent.document.get("affinity", {})
+    container_id = affinity_explain.answered_as(affinity or {}, paths)
+    if container_id is None:
+        return Shown("the kernel's", affinity_explain.why_not(affinity))
+    return Shown("answered", "", affinity_explain.told(container_id, host, facts))
 
 
 def _inside(fs: HostFs, pid: int) -> HostFs:

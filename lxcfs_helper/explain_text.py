@@ -54,7 +54,13 @@ def _page(one: Explanation) -> list[Table]:
             for name, shown in one.views.items()
             if shown.told
         ),
+        _calls(one.calls, short),
     ]
+
+
+def _calls(calls: Shown, short: dict[str, str]) -> Table:
+    title = f"system calls: {calls.state}"
+    return Table(title, _COLUMNS, [_row(told, short) for told in calls.told], calls.why)
 
 
 def _row(told: Told, short: dict[str, str]) -> list[str]:
@@ -95,6 +101,7 @@ def _document(one: Explanation) -> dict[str, Any]:
             "cpus_allowed": None if limits.allowed is None else sorted(limits.allowed),
         },
         "views": {name.value: _view(shown) for name, shown in one.views.items()},
+        "calls": _view(one.calls),
     }
 
 

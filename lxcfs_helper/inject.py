@@ -11,7 +11,7 @@ from __future__ import annotations
 import enum
 import os
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,14 +24,12 @@ from agents.mountinfo import MountEntry
 from agents.mounts import INERT, MountAttribute, Mounts, Propagation
 from agents.namespaces import Namespaces, NoAnswer
 from lxcfs_helper.files import is_ours
+from lxcfs_helper.pauses import Pauses
 from lxcfs_helper.selection import Located, belongs
 
 #: Each round reads what is there and does one thing; more are needed only while somebody
 #: interferes.
 _ROUNDS = 5
-#: After work in a mount namespace was not done in time, nothing is tried there for so long; twice
-#: as long after each further time, up to the second.
-_PAUSE_S, _LONGEST_PAUSE_S = 30.0, 600.0
 #: What a target must lie in. On anything else a path can lead anywhere, or wait forever.
 _KERNELS_OWN = ("proc", "sysfs")
 
@@ -109,17 +107,8 @@ def holder(entries: Sequence[MountEntry], target: Path) -> MountEntry | None:
     return mountinfo.covering(entries, target.parent)
 
 
-@dataclass(frozen=True, slots=True)
-class _Pause:
-    """Nothing is tried in a mount namespace until then, for this reason."""
-
-    until: float
-    length_s: float
-    reason: str
-
-
 class Injector:
-    """The work in other mount namespaces. Blocking; for one worker thread at a time."""
+    """The work in other mount namespaces. Blocking; for several worker threads, one a container."""
 
     def __init__(
         self,
@@ -134,9 +123,8 @@ class Injector:
         self._mounts = mounts
         self._namespaces = namespaces
         self._beneath = mounts.features().beneath
-        self._clock = clock
         self._verified: dict[str, tuple[bytes, tuple[Wish, ...]]] = {}
-        self._pauses: dict[str, _Pause] = {}
+        self._pauses = Pauses(clock)
         #: The last text and what it says: one container has many targets, and may have many mounts.
         self._parsed: tuple[bytes, tuple[MountEntry, ...]] = b"", ()
         self._forbidden = frozenset(
@@ -151,7 +139,14 @@ class Injector:
         wanted = tuple(wishes)
         if self.stands(located, wanted):
             return {wish.target: Result(_STANDING[wish.source is not None]) for wish in wanted}
-        results = {wish.target: self._fulfil(located, wish) for wish in wanted}
+        begun = self._attach_all(located, wanted)
+        entries = self._entries(self._text(located))
+        results = {
+            wish.target: Result(_STANDING[wish.source is not None], begun.get(wish.target, ()))
+            if entries and next_step(entries, wish) is Step.NOTHING
+            else self._fulfil(located, wish)
+            for wish in wanted
+        }
         if all(result.outcome in _STANDING.values() for result in results.values()):
             self._verify(located, wanted)
         return results
@@ -168,13 +163,13 @@ class Injector:
         entries = self._entries(text)
         if all(next_step(entries, wish) is Step.NOTHING for wish in wanted):
             self._verified[located.container.id] = text, wanted
-            self._pauses.pop(located.container.id, None)
+            self._pauses.end(located.container.id)
 
     def keep(self, container_ids: Collection[str]) -> None:
         """Forget what was seen of all other containers."""
-        for known in (self._verified, self._pauses):
-            for container_id in known.keys() - set(container_ids):
-                del known[container_id]
+        self._pauses.keep(container_ids)
+        for container_id in {*self._verified} - set(container_ids):
+            self._verified.pop(container_id, None)
 
     def _text(self, located: Located) -> bytes:
         """Empty: it is gone. Looking at the targets could hang on what others mounted there."""
@@ -184,9 +179,28 @@ class Injector:
             return b""
 
     def _entries(self, text: bytes) -> tuple[MountEntry, ...]:
-        if text != self._parsed[0]:
-            self._parsed = text, mountinfo.parse(os.fsdecode(text))
-        return self._parsed[1]
+        known = self._parsed  # another thread may put its own there
+        if text != known[0]:
+            known = self._parsed = text, mountinfo.parse(os.fsdecode(text))
+        return known[1]
+
+    def _attach_all(
+        self, located: Located, wanted: Sequence[Wish]
+    ) -> Mapping[Path, tuple[Step, ...]]:
+        """What is missing in a new container is attached in one go, because its program waits.
+        What cannot be is left to be tried, and explained, one by one."""
+        entries = self._entries(self._text(located))
+        missing = [wish for wish in wanted if next_step(entries, wish) is Step.ATTACH]
+        try:
+            if len(missing) > 1:
+                for wish in missing:
+                    self._refuse(located, holder(entries, wish.target))
+                with self._pinned(located) as pidfd, self._detached(missing) as mounts:
+                    self._guarded(located, lambda: self._namespaces.attach_all(pidfd, mounts))
+                    return dict.fromkeys(mounts, (Step.ATTACH,))
+        except (OSError, Unavailable):
+            pass
+        return {}
 
     def _fulfil(self, located: Located, wish: Wish) -> Result:
         steps: list[Step] = []
@@ -222,9 +236,7 @@ class Injector:
         return step
 
     def _refuse(self, located: Located, place: MountEntry | None) -> None:
-        pause = self._pauses.get(located.container.id)
-        if pause is not None and self._clock() < pause.until:
-            raise Unavailable(pause.reason)
+        self._pauses.refuse(located.container.id)
         if place is not None and place.shared is not None and place.shared in self._shared_here():
             raise Unavailable(f"{place.mount_point} of the container is shared with the host")
 
@@ -235,34 +247,43 @@ class Injector:
 
     def _perform(self, located: Located, wish: Wish, step: Step) -> None:
         with self._pinned(located) as pidfd:
-            try:
-                self._enter(pidfd, wish, step)
-            except NoAnswer as error:
-                self._pause(located.container.id, str(error))
-                raise
+            self._guarded(located, lambda: self._enter(pidfd, wish, step))
 
-    def _pause(self, container_id: str, reason: str) -> None:
-        last = self._pauses.get(container_id)
-        length_s = _PAUSE_S if last is None else min(_LONGEST_PAUSE_S, 2 * last.length_s)
-        self._pauses[container_id] = _Pause(self._clock() + length_s, length_s, reason)
+    def _guarded(self, located: Located, work: Callable[[], None]) -> None:
+        """Where it hangs nothing is tried for a while."""
+        try:
+            work()
+        except NoAnswer as error:
+            self._pauses.begin(located.container.id, str(error))
+            raise
 
     def _enter(self, pidfd: int, wish: Wish, step: Step) -> None:
         if step is Step.DETACH:
             self._namespaces.detach(pidfd, wish.target)
             return
-        assert wish.source is not None
-        mount = self._mounts.clone(wish.source)
-        try:
-            attributes = _WRITABLE if wish.writable else INERT
-            self._mounts.set_attributes(mount, attributes, propagation=Propagation.PRIVATE)
+        with self._detached([wish]) as mounts:
+            mount = mounts[wish.target]
             if step is Step.ATTACH:
                 self._namespaces.attach(pidfd, mount, wish.target)
             elif self._beneath:
                 self._namespaces.replace(pidfd, mount, wish.target)
             else:
                 self._stack(pidfd, mount, wish.target)
+
+    @contextmanager
+    def _detached(self, wishes: Sequence[Wish]) -> Iterator[dict[Path, int]]:
+        """Detached mounts of their sources, by target."""
+        mounts: dict[Path, int] = {}
+        try:
+            for wish in wishes:
+                assert wish.source is not None
+                mount = mounts[wish.target] = self._mounts.clone(wish.source)
+                attributes = _WRITABLE if wish.writable else INERT
+                self._mounts.set_attributes(mount, attributes, propagation=Propagation.PRIVATE)
+            yield mounts
         finally:
-            os.close(mount)
+            for mount in mounts.values():
+                os.close(mount)
 
     def _stack(self, pidfd: int, mount: int, target: Path) -> None:
         try:

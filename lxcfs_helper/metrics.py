@@ -101,14 +101,17 @@ class Counters:
                 self._failures.inc()
 
 
-def collector(status: Callable[[], Status]) -> GuardedCollector:
-    """The gauges, to be registered once."""
+def collector(
+    status: Callable[[], Status], affinity: Callable[[], Iterable[Metric]] = tuple
+) -> GuardedCollector:
+    """The gauges, to be registered once; `affinity` are those of answered calls."""
     return GuardedCollector(
         "nodeshare_view",
         {
             "containers": lambda: _containers(status()),
             "sweep": lambda: _sweep(status()),
             "root": lambda: root_metrics.collect(status().get("compat_root", {})),
+            "affinity": affinity,
         },
     )
 

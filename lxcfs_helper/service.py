@@ -18,12 +18,14 @@ import trio
 from agents.agent import AgentContext
 from agents.cgroup_events import CgroupChanges
 from agents.cgroups import LinuxCgroups
-from agents.containers import Container, Containers
+from agents.containers import Container, Containers, Pods
 from agents.cri import CriContainers
 from agents.errors import AgentError, Unavailable
 from agents.mounts import LinuxMounts, MountFeatures, Mounts
 from agents.threads import Worker
 from lxcfs_helper import metrics
+from lxcfs_helper.affinity.covering import Covering
+from lxcfs_helper.affinity.service import Affinity
 from lxcfs_helper.attaching import Attaching
 from lxcfs_helper.compat.keeper import Keeper
 from lxcfs_helper.config import ViewConfig
@@ -35,9 +37,9 @@ from lxcfs_helper.status import status
 from lxcfs_helper.sweep import Sweep
 from lxcfs_helper.told import Told
 
-#: Files of the cgroups of a container (and its pod's), and of its views; and how many are left for
-#: everything else.
-_FILES_EACH, _FILES_LEFT = 40, 256
+#: Files of the cgroups of a container (and its pod's), also for answering its calls, and of its
+#: views; and how many are left for everything else.
+_FILES_EACH, _FILES_LEFT = 60, 256
 
 #: For how long, and how often, the runtime is asked for a container whose cgroup was just made.
 _EXPECT_S, _EXPECTING_S = 2.0, 0.1
@@ -58,7 +60,8 @@ _RETRY_S = 5.0
 async def run(context: AgentContext) -> None:
     """Never returns."""
     _raise_descriptor_limit()
-    mounts, config, run_dir = LinuxMounts(), context.section, context.node.run_dir
+    mounts = LinuxMounts(context.node.selinux_label)
+    config, run_dir = context.section, context.node.run_dir
     assert isinstance(config, ViewConfig)
     root = Keeper(
         config.compat_root,
@@ -78,7 +81,7 @@ async def _show_views(context: AgentContext, mounts: Mounts, root: Keeper) -> No
     await _prepare(context, mounts.features(), files)
     containers = CriContainers(context.node.cri_socket, timeout_s=_RUNTIME_LIMIT_S)
     told = Told.by_kernel(context, containers)
-    service = Service(context, containers, files, mounts, told, root)
+    service = Service(context, containers, files, mounts, told, root, containers)
     try:
         async with trio.open_nursery() as nursery:
             service.start(nursery)
@@ -99,6 +102,7 @@ class Service:
         mounts: Mounts,
         told: Told,
         root: Keeper,
+        pods: Pods | None = None,
     ) -> None:
         assert isinstance(context.section, ViewConfig)
         cgroups = LinuxCgroups(context.host)
@@ -126,6 +130,11 @@ class Service:
             context.log,
             beneath=self._beneath,
         )
+        covering = Covering(self._coverage, self._attaching, context.host, context.log)
+        self._affinity = Affinity(context, covering, pods)
+        self._affinity.changed = self._affinity_changed
+        self._affinity.configure(context.section.affinity)
+        self._attaching.began, self._attaching.ended = self._affinity.began, self._affinity.ended
         self._stirred = trio.Event()
         self._to_list = trio.Event()
         #: Cgroups named like containers that were made lately, and until when to ask for them.
@@ -133,7 +142,9 @@ class Service:
         self._problems: dict[str, str] = {}
         self._listed = False
         self._misunderstood: dict[str, str] = {}
-        context.registry.register(metrics.collector(lambda: context.status.value))
+        context.registry.register(
+            metrics.collector(lambda: context.status.value, self._affinity.metrics)
+        )
 
     def start(self, nursery: trio.Nursery) -> None:
         """Start every loop."""
@@ -142,6 +153,7 @@ class Service:
         nursery.start_soon(self.keep_fresh)
         nursery.start_soon(self._attaching.keep, self._publish)
         nursery.start_soon(self.look_for_limits)
+        nursery.start_soon(self._affinity.run)
         nursery.start_soon(self._told.follow_cgroups, self._cgroups_changed)
         nursery.start_soon(self._told.follow_readers, self._read)
         nursery.start_soon(self._told.follow_runtime, self._list_now)
@@ -152,6 +164,7 @@ class Service:
             assert isinstance(section, ViewConfig)
             self._coverage.config = section
             self._root.configure(section.compat_root)
+            self._affinity.configure(section.affinity)
             self._list_now()
 
     async def follow_containers(self) -> None:
@@ -165,6 +178,7 @@ class Service:
                 )
                 self._coverage.observe(running)
                 self._refresh()
+                self._affinity.look()
                 self._stirred.set()
                 self._publish()
                 self._warn_of_misunderstood()
@@ -202,6 +216,11 @@ class Service:
 
     def close(self) -> None:
         self._coverage.close()
+
+    def _affinity_changed(self) -> None:
+        self._problem("affinity", self._affinity.standing.problem)
+        self._publish()
+        self._stirred.set()
 
     def _root_changed(self) -> None:
         self._problem("root", self._root.standing.problem)
@@ -280,7 +299,11 @@ class Service:
     def _publish(self) -> None:
         features = {"beneath": self._beneath, **self._told.features()}
         views = status(self._coverage, self._sweep, features)
-        self._context.status.set({**views, "compat_root": self._root.standing.to_json()})
+        more = {
+            "compat_root": self._root.standing.to_json(),
+            "affinity": self._affinity.to_json(),
+        }
+        self._context.status.set({**views, **more})
 
 
 async def _prepare(context: AgentContext, features: MountFeatures, files: ViewFiles) -> None:

@@ -39,6 +39,7 @@ def status(coverage: Coverage, sweep: Sweep, features: Mapping[str, bool]) -> St
     )
     return {
         "containers": rows,
+        "host": _host(coverage.host_facts),
         "sweep": {
             "containers": sweep.containers,
             "rendered": sweep.rendered,
@@ -51,6 +52,11 @@ def status(coverage: Coverage, sweep: Sweep, features: Mapping[str, bool]) -> St
         "read": coverage.read(),
         "features": dict(features),
     }
+
+
+def _host(host: HostFacts | None) -> dict[str, int]:
+    """What a container without limits would see; empty before the first look."""
+    return {} if host is None else {"cpus": len(host.cpus), "memory": host.memory_bytes}
 
 
 def _failures(one: Covered) -> Iterator[Failure]:

@@ -140,7 +140,10 @@ class Keeper:
                     holder = await self._find_holder(nursery)
                     await self._look_after(holder, nursery)
                 except (AgentError, OSError) as error:
-                    self._tell(Standing("failed", str(self._root or ""), str(error)))
+                    if self._root is not None or not isinstance(error, Unavailable):
+                        self._tell(Standing("failed", str(self._root or ""), str(error)))
+                    else:  # the holder was there for others: nothing is missing
+                        self._tell(Standing())
                 nursery.cancel_scope.cancel()
             await self._sleep(_AGAIN_S)
 

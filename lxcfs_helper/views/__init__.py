@@ -26,7 +26,7 @@ from lxcfs_helper.views import (
 )
 from lxcfs_helper.views.view import FileView, Told, Tree, TreeView, View
 
-__all__ = ["TARGETS", "VIEWS", "FileView", "Told", "Tree", "TreeView", "View"]
+__all__ = ["TARGETS", "VIEWS", "FileView", "Told", "Tree", "TreeView", "View", "limits_any"]
 
 
 def _limits_memory(limits: Limits, host: HostFacts) -> bool:
@@ -37,7 +37,8 @@ def _limits_cpu(limits: Limits, host: HostFacts) -> bool:
     return limits.limits_cpu(host.cpus)
 
 
-def _limits_any(limits: Limits, host: HostFacts) -> bool:
+def limits_any(limits: Limits, host: HostFacts) -> bool:
+    """Whether a container with these limits may use less than the host has."""
     return _limits_memory(limits, host) or _limits_cpu(limits, host)
 
 
@@ -66,7 +67,7 @@ VIEWS: Mapping[ViewName, View] = {
     ViewName.LOADAVG: View(
         (FileView("loadavg", PROC / "loadavg", loadavg.render),),
         Source.LIMITS | Source.LOAD,
-        _limits_any,
+        limits_any,
         loadavg.unknown,
         loadavg.explain,
     ),
@@ -80,7 +81,7 @@ VIEWS: Mapping[ViewName, View] = {
     ViewName.DISKSTATS: View(
         (FileView("diskstats", PROC / "diskstats", diskstats.render),),
         Source.LIMITS | Source.IO,
-        _limits_any,
+        limits_any,
         diskstats.unknown,
         diskstats.explain,
     ),
@@ -95,7 +96,7 @@ VIEWS: Mapping[ViewName, View] = {
             for name in pressure.NAMES
         ),
         Source.LIMITS,
-        _limits_any,
+        limits_any,
         pressure.unknown,
         pressure.explain,
     ),
@@ -112,7 +113,7 @@ VIEWS: Mapping[ViewName, View] = {
     ViewName.UPTIME: View(
         (FileView("uptime", PROC / "uptime", uptime.render),),
         Source.LIMITS | Source.CPU | Source.TIME,
-        _limits_any,
+        limits_any,
         uptime.unknown,
         uptime.explain,
     ),

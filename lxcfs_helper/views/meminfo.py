@@ -118,6 +118,14 @@ def render(host: HostFacts, container: ContainerFacts) -> bytes:
     return (plan.template % plan.pick(values)).encode()
 
 
+def total_and_free(host: HostFacts, container: ContainerFacts) -> tuple[int, int]:
+    """Total and free, in bytes."""
+    total, limit = host.memory_bytes, container.limits.memory
+    if limit is not None and limit.value < total:
+        total = limit.value
+    return total, total - min(total, container.memory.used)
+
+
 def swap(host: HostFacts, container: ContainerFacts) -> tuple[int, int]:
     """Total and free, in bytes. v1 limits memory and swap together: all of it may be swapped."""
     memory, limit = container.memory, container.limits.swap
@@ -152,11 +160,9 @@ def swap_is_unknown(host: HostFacts, container: ContainerFacts) -> bool:
 
 def _computed(host: HostFacts, container: ContainerFacts) -> list[int]:
     """In kB, in the order of `_COMPUTED`."""
-    memory, limit, of_host = container.memory, container.limits.memory, host.meminfo
-    total = of_host["MemTotal"] << 10
-    if limit is not None and limit.value < total:
-        total = limit.value
-    stat, used = memory.stat, min(total, memory.used)
+    memory, of_host = container.memory, host.meminfo
+    total, free = total_and_free(host, container)
+    stat, used = memory.stat, total - free
     cached = min(used, stat.get("file", 0))
     reclaimable = min(used - cached, stat.get("slab_reclaimable", 0)) >> 10
     available = available_here(memory, total)
@@ -166,7 +172,7 @@ def _computed(host: HostFacts, container: ContainerFacts) -> list[int]:
     swap_total, swap_free = swap(host, container) if of_host.get("SwapTotal") else (0, 0)
     return [
         total >> 10,
-        (total - used) >> 10,
+        free >> 10,
         available,
         cached >> 10,
         reclaimable,

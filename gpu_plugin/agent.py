@@ -9,9 +9,11 @@ from collections.abc import Awaitable, Callable
 
 from agents.agent import Agent, AgentContext
 from agents.config import NodeConfig, Section
+from agents.remains import Remains
 from agents.report import Report
 from gpu_plugin import commands
 from gpu_plugin.config import GpuPluginConfig
+from gpu_plugin.panels import panels
 from gpu_plugin.tables import tables
 
 
@@ -41,6 +43,12 @@ def explain(node: NodeConfig, section: Section, machine: str | None) -> Report:
     return explained(section, look_once(section, node, machine))
 
 
+def _remains(node: NodeConfig, section: Section | None) -> Remains:
+    from gpu_plugin.remains import remains
+
+    return remains(node, section)
+
+
 AGENT = Agent(
     section="gpu_plugin",
     noun="gpu",
@@ -49,6 +57,8 @@ AGENT = Agent(
     commands=commands.add,
     refuse_change=refuse_change,
     tables=tables,
+    panels=panels,
     explain=explain,
     verbs=commands.add_verbs,
+    remains=_remains,
 )

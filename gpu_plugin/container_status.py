@@ -130,11 +130,7 @@ def status_of(
 def short_name(uuid: str, devices: Mapping[str, Device]) -> str:
     """Of a device, for people: `GPU 0`, `GPU 2 1g.10gb gi9`."""
     device = devices.get(uuid)
-    if device is None:
-        return uuid
-    if device.profile is None:
-        return f"GPU {device.gpu_index}"
-    return f"GPU {device.gpu_index} {device.profile} gi{device.gpu_instance}"
+    return uuid if device is None else device.name
 
 
 def _row(

@@ -33,7 +33,7 @@ def tables(status: Status) -> Sequence[Table]:
     """
     found = []
     if containers := status.get("containers"):
-        notes = [f"{_name(row)}: {row['problem']}" for row in containers if row.get("problem")]
+        notes = [f"{name_of(row)}: {row['problem']}" for row in containers if row.get("problem")]
         rows = [_row(row) for row in containers]
         measured = frozenset({"used", "idle"})
         found.append(
@@ -53,22 +53,29 @@ def tables(status: Status) -> Sequence[Table]:
         ]
         measured = frozenset({_REST[1], _REST[3]})
         found.append(Table("Beside the containers", _REST, rows, measured=measured))
-    if acts := status.get("acts"):
-        found.append(Table("What was done last, the newest first", _ACTS, [*map(_act, acts)]))
+    if (acts := acts_table(status)) is not None:
+        found.append(acts)
     return found
+
+
+def acts_table(status: Status) -> Table | None:
+    """What was done to containers; None: nothing."""
+    acts = status.get("acts")
+    title = "What was done last, the newest first"
+    return Table(title, _ACTS, [*map(_act, acts)]) if acts else None
 
 
 def _row(row: Mapping[str, Any]) -> tuple[str, ...]:
     limit = row.get("limit")
     return (
-        _name(row),
+        name_of(row),
         text(row.get("device_name")),
         text(row.get("resource") or "UNINVITED"),
         size(row.get("used")),
         size(row.get("request")),
         "none" if limit is None else size(limit),
         text(row.get("processes")),
-        _span(row.get("idle_s")),
+        span(row.get("idle_s")),
         text(row.get("state")),
         text(row.get("backend")),
     )
@@ -84,7 +91,8 @@ def _act(act: Mapping[str, Any]) -> tuple[str, ...]:
     )
 
 
-def _name(row: Mapping[str, Any]) -> str:
+def name_of(row: Mapping[str, Any]) -> str:
+    """A container, as far as it has names."""
     parts = [str(row.get(key) or "") for key in ("namespace", "pod", "container")]
     return "/".join(part for part in parts if part)
 
@@ -97,7 +105,8 @@ def _worth_showing(row: Mapping[str, Any]) -> bool:
     return any(row.get(key) for key in ("unattributed", "host_processes", "unknown_processes"))
 
 
-def _span(seconds: object) -> str:
+def span(seconds: object) -> str:
+    """For how long it was idle."""
     if not isinstance(seconds, int | float):
         return UNKNOWN
     if seconds < 60:

@@ -120,7 +120,7 @@ class GpuAgent:
         self._counters = metrics.Counters(context.registry)
         self._status = Published(status.EMPTY)
         self._documented: tuple[NodeStatus, Status] = (status.EMPTY, status.EMPTY.document())
-        self._allocations = Allocations(context.node.state_dir / "gpu")
+        self._allocations = Allocations(context.node.state_dir / "gpu", context.node.selinux_label)
         measured = MeasuredNvml(nvml, self._counters)
         self._watch = DriverWatch(
             measured,

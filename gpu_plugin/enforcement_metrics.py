@@ -49,9 +49,13 @@ class EnforcementCounters:
             registry=registry,
         )
         self._devices: frozenset[str] = frozenset()
+        # What comes with its first event is no increase to Prometheus.
+        for reason in Reason:
+            self._reaction.labels(reason.value)
         for action in (Action.WARN, Action.TERMINATE, Action.KILL):
             for reason in Reason:
-                self._acts.labels(action.value, reason.value, Outcome.DONE.value)
+                for outcome in (Outcome.DONE, Outcome.REFUSED):
+                    self._acts.labels(action.value, reason.value, outcome.value)
 
     def acted(self, acts: Iterable[Act], now: float) -> None:
         """`now` is on the clock of the scans."""

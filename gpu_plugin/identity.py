@@ -34,6 +34,7 @@ from types import MappingProxyType
 
 from agents.errors import Unavailable
 from agents.logs import get_logger
+from agents.mounts import set_label
 from agents.threads import ThreadLane
 from gpu_plugin import container_files, units
 from gpu_plugin.allocation import Hardware, Share, share_document, share_text
@@ -71,9 +72,13 @@ class Allocation:
 
 
 class Allocations:
-    """All directories and records below `<state_dir>/gpu`. Thread-safe: names never collide."""
+    """All directories and records below `<state_dir>/gpu`. Thread-safe: names never collide.
 
-    def __init__(self, directory: Path) -> None:
+    `label`: the SELinux context of what containers see; None: what the policy of the node gives.
+    """
+
+    def __init__(self, directory: Path, label: str | None = None) -> None:
+        self._label = label
         self.containers = directory / "containers"
         self.records = directory / "allocations"
         self._standing = StandingFiles(directory / "standing")
@@ -87,6 +92,7 @@ class Allocations:
         """Make the parents. Raises Unavailable."""
         try:
             self.containers.mkdir(mode=0o755, parents=True, exist_ok=True)
+            set_label(self.containers, self._label)
             self.records.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._standing.prepare()
         except OSError as error:

@@ -43,10 +43,20 @@ class Device:
     compute_instance: int | None = None
 
     @property
+    def name(self) -> str:
+        """For people: `GPU 0`, `GPU 2 1g.10gb gi9`."""
+        return device_name(self.gpu_index, self.profile, self.gpu_instance)
+
+    @property
     def title(self) -> str:
         """For people: `MIG-… (1g.10gb of NVIDIA A100-SXM4-80GB)`."""
         what = self.model if self.profile is None else f"{self.profile} of {self.model}"
         return f"{self.uuid} ({what})"
+
+
+def device_name(gpu_index: int, profile: str | None, gpu_instance: int | None) -> str:
+    """Short, as people call a device of one node. `profile` None: a whole GPU."""
+    return f"GPU {gpu_index}" if profile is None else f"GPU {gpu_index} {profile} gi{gpu_instance}"
 
 
 def devices_of(machine: Machine) -> tuple[Device, ...]:

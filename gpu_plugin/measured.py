@@ -80,6 +80,7 @@ class MeasuredNvml:
         self._nvml.close()
 
     def _timed(self, call: str, question: Callable[[], T]) -> T:
+        self._counters.nvml_errors.labels(call)  # is there, at 0, before the first error
         started = time.perf_counter()
         try:
             with self._counting(call):

@@ -13,10 +13,15 @@ from prometheus_client.core import GaugeMetricFamily
 
 from agents.metrics import Collect, GuardedCollector
 from gpu_plugin.mismatch import Mismatch, MismatchKind
+from gpu_plugin.placement import REASONS
 from gpu_plugin.status import DeviceStatus, NodeStatus
 
 #: A kubelet's pod loop waits for these calls: from usual to alarming.
 _CALL_BUCKETS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.1, 0.5, 1, 5)
+
+
+#: Of refusals that are no decision about units: see `rpc_boundary`.
+OTHER_REASONS = ("internal", "state")
 
 
 class Counters:
@@ -100,6 +105,21 @@ class Counters:
             registry=registry,
         )
 
+    def begin(self, resource: str) -> None:
+        """Every event of a resource counts from 0: Prometheus sees no increase in a series that
+        comes with its first event.
+        """
+        for counter in (
+            self.registrations,
+            self.registrations_lost,
+            self.allocations,
+            self.late_rejections,
+            self.large_allocations,
+        ):
+            counter.labels(resource)
+        for reason in (*REASONS, *OTHER_REASONS):
+            self.rejections.labels(resource, reason)
+
     def set_mismatches(self, resources: Iterable[str], found: frozenset[Mismatch] | None) -> None:
         """All kinds for all resources; None: unknown, so there are none to show."""
         self.mismatches.clear()
@@ -128,10 +148,10 @@ def _devices(status: NodeStatus) -> Iterator[Metric]:
     info = GaugeMetricFamily(
         "nodeshare_gpu_device_info",
         "Always 1; what a device is.",
-        labels=["device", "model", "kind", "profile", "simulated"],
+        labels=["device", "name", "model", "kind", "profile", "simulated"],
     )
     for device in status.devices:
-        labels = [device.uuid, device.model, device.kind, device.profile or ""]
+        labels = [device.uuid, device.name, device.model, device.kind, device.profile or ""]
         info.add_metric([*labels, str(device.simulated).lower()], 1)
     yield info
     yield _gauge(
@@ -192,15 +212,21 @@ def _units(status: NodeStatus) -> Iterator[Metric]:
         "Units that the configuration keeps back; not among those that are offered.",
         labels=["resource", "device"],
     )
+    memory = GaugeMetricFamily(
+        "nodeshare_gpu_unit_bytes",
+        "Memory that one unit of a device stands for.",
+        labels=["resource", "device"],
+    )
     for device in status.devices:
         for offer in device.offers:
             labels = [offer.resource, device.uuid]
             size.add_metric(labels, offer.units)
+            memory.add_metric(labels, offer.unit_memory)
             withheld.add_metric(labels, offer.withheld)
             reserved.add_metric(labels, offer.reserved)
             if offer.allocated is not None:
                 allocated.add_metric(labels, offer.allocated)
-    yield from (size, allocated, withheld, reserved)
+    yield from (size, memory, allocated, withheld, reserved)
     largest = GaugeMetricFamily(
         "nodeshare_gpu_largest_free_block_units",
         "Largest request that one device can take now; absent while the kubelet does not tell.",

@@ -69,12 +69,14 @@ class Sharing:
 class Imported:
     """`rules` are entries of `gpu_plugin.resources`, each with what has to be said about it;
     `container` and `log` are what those sections become. `notes` is what was not carried over.
+    `observe`: limits are not to be enforced.
     """
 
     rules: list[tuple[dict[str, Any], list[str]]] = field(default_factory=list)
     container: dict[str, Any] = field(default_factory=dict)
     log: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    observe: bool = False
 
 
 def sharing_of(section: Values, name: str) -> tuple[Sharing, ...]:

@@ -128,11 +128,8 @@ def _rest(section: Values, imported: Imported) -> None:
             imported.notes.append(
                 f"{section.place(key)}: narrow select in each rule instead (uuids, indices)"
             )
-    if section.take("memoryEnforcer", True) is True:
-        imported.notes.append(
-            f"{section.place('memoryEnforcer')}: nothing ends a process that exceeds its share; "
-            "with a driver that can (r615), NVIDIA's container toolkit limits it"
-        )
+    # Switched on, it is the default here: of the container's sum instead of each process.
+    imported.observe = section.take("memoryEnforcer", True) is False
 
 
 def _written(imported: Imported, name: str) -> str:
@@ -147,6 +144,9 @@ def _written(imported: Imported, name: str) -> str:
         text += _block([rule], "    ")
     text += ["  # Notebooks that read the names of MetaGPU's variables still find them."]
     text += _block({"container": imported.container}, "  ")
+    if imported.observe:
+        text += ["  # memoryEnforcer was off: who is above his limit is told, and left alone."]
+        text += _block({"enforcement": {"mode": "observe"}}, "  ")
     return "\n".join(text) + "\n"
 
 

@@ -17,9 +17,21 @@ from gpu_plugin import units
 from gpu_plugin.config import Placement
 from gpu_plugin.resources import Resource, ServedDevice
 
+#: Why a container is refused: the labels of the metric.
+REASONS = (
+    "bad_request",
+    "no_block",
+    "no_single_device",
+    "not_enough",
+    "several_blocks",
+    "several_devices",
+    "unhealthy",
+    "unknown_unit",
+)
+
 
 class Refused(AgentError):
-    """A container cannot have what it asks for. `reason` is the label of the metric."""
+    """A container cannot have what it asks for. `reason` is one of `REASONS`."""
 
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)

@@ -16,7 +16,7 @@ from gpu_plugin import pod_request
 from gpu_plugin.allocation import Share
 from gpu_plugin.config import GpuPluginConfig
 from gpu_plugin.devices import Machine
-from gpu_plugin.inventory import Device, devices_of
+from gpu_plugin.inventory import devices_of
 from gpu_plugin.rehearsal import Node, Outcome, Verdict
 from gpu_plugin.resources import Plan, Resource, plan, size_text
 
@@ -38,7 +38,7 @@ def report(section: GpuPluginConfig, machine: Machine, words: Sequence[str]) -> 
     pods = pod_request.parse(words, [resource.name for resource in decided.resources])
     node = Node(decided.resources)
     verdicts = [node.admit(pod) for pod in pods]
-    titles = {device.uuid: _title(device) for device in devices_of(machine)}
+    titles = {device.uuid: device.name for device in devices_of(machine)}
     kind = "SIMULATED machine" if machine.simulated else "machine"
     tables = [
         Table(
@@ -112,11 +112,6 @@ def _devices(resource: Resource, node: Node) -> list[dict[str, Any]]:
 
 def _short(name: str) -> str:
     return name.rpartition("/")[2]
-
-
-def _title(device: Device) -> str:
-    slice_name = "" if device.profile is None else f" {device.profile} gi{device.gpu_instance}"
-    return f"GPU {device.gpu_index}{slice_name}"
 
 
 def _document(

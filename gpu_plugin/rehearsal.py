@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import enum
 from collections import Counter
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 
 from gpu_plugin import capacity, placement, rejection, units
@@ -124,9 +124,3 @@ class Node:
 
 class _Rejected(Exception):
     """Its text is what the pod's status says."""
-
-
-def rehearse(resources: Sequence[Resource], pods: Iterable[Pod]) -> tuple[Verdict, ...]:
-    """The verdicts in the order of the pods."""
-    node = Node(resources)
-    return tuple(node.admit(pod) for pod in pods)

@@ -68,6 +68,7 @@ class PluginServer:
     ) -> None:
         self._resource, self._plugin, self._proc, self._told = resource, plugin, proc, told
         self._streams, self._counters = plugin.streams, plugin.counters
+        self._counters.begin(resource)
         self._kubelet = plugins / "kubelet.sock"
         self.socket = socket_path(plugins, resource)
         self._endpoint: Endpoint | None = None

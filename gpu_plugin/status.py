@@ -12,7 +12,7 @@ from typing import Any
 
 from gpu_plugin.devices import LostGpu, Machine
 from gpu_plugin.holders import Holder, Holders
-from gpu_plugin.inventory import Device, DeviceKind, devices_of
+from gpu_plugin.inventory import Device, DeviceKind, device_name, devices_of
 from gpu_plugin.resources import Plan, Resource, ServedDevice
 
 
@@ -71,6 +71,11 @@ class DeviceStatus:
     offers: tuple[Offer, ...]
     health: str
     simulated: bool
+
+    @property
+    def name(self) -> str:
+        """For people: `GPU 0`, `GPU 2 1g.10gb gi9`."""
+        return device_name(self.gpu_index, self.profile, self.gpu_instance)
 
 
 @dataclass(frozen=True, slots=True)

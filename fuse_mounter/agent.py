@@ -9,9 +9,11 @@ from collections.abc import Awaitable, Callable
 
 from agents.agent import Agent, AgentContext
 from agents.config import NodeConfig, Section
+from agents.remains import Remains
 from agents.report import Report
 from fuse_mounter import commands
 from fuse_mounter.config import MounterConfig
+from fuse_mounter.panels import panels
 from fuse_mounter.scratch import commands as scratch_commands
 
 
@@ -39,6 +41,12 @@ def _explain(node: NodeConfig, section: Section, machine: str | None) -> Report:
     return explain(section, look(section, node))
 
 
+def _remains(node: NodeConfig, section: Section | None) -> Remains:
+    from fuse_mounter.remains import remains
+
+    return remains(node, section)
+
+
 AGENT = Agent(
     section="fuse_mounter",
     noun="mounts",
@@ -47,7 +55,9 @@ AGENT = Agent(
     commands=commands.add,
     refuse_change=_refuse_change,
     tables=commands.tables,
+    panels=panels,
     explain=_explain,
     clear=("mounts", "drain", "--all"),
     verbs=scratch_commands.add,
+    remains=_remains,
 )

@@ -14,7 +14,7 @@ from typing import Annotated
 from pydantic import Field, field_validator, model_validator
 
 from agents import hostfs
-from agents.config import Duration, HostPath, Section
+from agents.config import Duration, OwnDirectory, Section
 from fuse_mounter.credentials.config import Credentials
 from fuse_mounter.drivers.base import SourceMount
 from fuse_mounter.drivers.registry import MountConfig, driver_of
@@ -82,19 +82,12 @@ class PodsConfig(Section):
 class MounterConfig(Section):
     """`root` is the shared parent: pods bind it, or a folder of it, with HostToContainer."""
 
-    root: HostPath = hostfs.STATE_DIR / "mounts"
+    root: OwnDirectory = hostfs.STATE_DIR / "mounts"
     mounts: tuple[MountConfig, ...] = ()
     health: Health = Health()
     pods: PodsConfig = PodsConfig()
     credentials: Credentials = Credentials()
     scratch: tuple[ScratchRule, ...] = ()
-
-    @field_validator("root")
-    @classmethod
-    def _deep_enough(cls, value: HostPath) -> HostPath:
-        if len(value.parts) < 3:
-            raise ValueError(f"{str(value)!r} is too close to the root of the node; use a folder")
-        return value
 
     @model_validator(mode="after")
     def _patient(self) -> MounterConfig:

@@ -32,7 +32,7 @@ async def drain_all(
     if _nothing_there(places, host):
         return
     mounts: Mounts = LinuxMounts()
-    with exclusive(places.lock):
+    async with exclusive(places.lock):
         reconciler = Reconciler(config, places, mounts, host, get_logger(), lambda _: None)
         left = await _drained(reconciler, places, host, start_holder=start_holder)
         if left:

@@ -16,8 +16,8 @@ from typing import Any
 import trio
 
 import agents
-from agents import command
 from fuse_mounter import folder_process
+from fuse_mounter.errands import Errands
 from fuse_mounter.folder_process import Answer, Request
 
 
@@ -25,7 +25,9 @@ class Folders:
     """One small process, and a child of it for each errand."""
 
     def __init__(self) -> None:
-        self._asking: tuple[command.Child, socket.socket] | None = None
+        # The working directory is what `-m` searches first: our own packages, and nobody else's.
+        where = Path(agents.__file__).parent.parent
+        self._errands = Errands([sys.executable, "-S", "-m", folder_process.__name__], where)
 
     async def ask(self, request: Request) -> tuple[Answer | None, int | None]:
         """The answer, and the copy if one was asked for and made, which the caller closes. None:
@@ -36,44 +38,13 @@ class Folders:
         with ours:
             ours.setblocking(False)
             with theirs:
-                self._send(json.dumps(asdict(request)).encode(), theirs.fileno())
+                self._errands.send(json.dumps(asdict(request)).encode(), theirs.fileno())
             await trio.lowlevel.wait_readable(ours)
             return _read(ours)
 
     def close(self) -> None:
         """End the process; the next errand starts another."""
-        if self._asking is not None:
-            child, requests = self._asking
-            self._asking = None
-            requests.close()
-            command.end(child)
-
-    def _send(self, data: bytes, answer: int) -> None:
-        try:
-            socket.send_fds(self._requests(), [data], [answer])
-        except ConnectionError:  # it was killed: once more, with a new one
-            self.close()
-            socket.send_fds(self._requests(), [data], [answer])
-
-    def _requests(self) -> socket.socket:
-        if self._asking is None:
-            self._asking = _start()
-        return self._asking[1]
-
-
-def _start() -> tuple[command.Child, socket.socket]:
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    ours.setblocking(False)
-    with theirs:
-        # The working directory is what `-m` searches first: our own packages, and nobody else's.
-        argv = [sys.executable, "-S", "-m", folder_process.__name__, str(theirs.fileno())]
-        where = Path(agents.__file__).parent.parent
-        try:
-            child = command.start(argv, cwd=where, pass_fds=[theirs.fileno()], output=None)
-        except OSError:
-            ours.close()
-            raise
-    return child, ours
+        self._errands.close()
 
 
 def _read(answer: socket.socket) -> tuple[Answer | None, int | None]:

@@ -12,13 +12,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from agents import mountinfo, processes
+from agents import inhabitants, mountinfo, processes
 from agents.errors import AgentError, Unavailable
 from agents.hostfs import HostFs
 from agents.mountinfo import MountEntry
 from agents.mounts import MountAttribute, Mounts, Propagation
 from agents.namespaces import Below, Namespaces
-from fuse_mounter import inhabitants
 from fuse_mounter.attached import Attached
 from fuse_mounter.bindings import Exposed, View
 

@@ -38,6 +38,12 @@ def collector(
 
 
 def _state(statuses: Iterable[MountStatus]) -> Iterable[Metric]:
+    info = GaugeMetricFamily(
+        f"{PREFIX}_info", "Always 1; what a mount is.", labels=["mount", "driver", "path"]
+    )
+    drained = GaugeMetricFamily(
+        f"{PREFIX}_drained", "1 while it is away because an operator asked.", labels=["mount"]
+    )
     state = GaugeMetricFamily(
         f"{PREFIX}_state", "1 for the state that a mount is in.", labels=["mount", "state"]
     )
@@ -56,6 +62,8 @@ def _state(statuses: Iterable[MountStatus]) -> Iterable[Metric]:
         f"{PREFIX}_transitions", "How often a mount came into a state.", labels=["mount", "state"]
     )
     for one in statuses:
+        info.add_metric([one.name, one.driver, one.path], 1)
+        drained.add_metric([one.name], float(one.drained))
         for possible in State:
             state.add_metric([one.name, possible.value], float(one.state is possible))
             transitions.add_metric(
@@ -65,7 +73,7 @@ def _state(statuses: Iterable[MountStatus]) -> Iterable[Metric]:
             published.add_metric([one.name, way.value], float(one.published_by == way.value))
         up.add_metric([one.name], float(one.state in USABLE))
         layers.add_metric([one.name], one.layers)
-    return state, up, layers, published, transitions
+    return info, drained, state, up, layers, published, transitions
 
 
 def _recovery(statuses: Iterable[MountStatus]) -> Iterable[Metric]:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import errno
 import os
-import socket
 import sys
 import time
 from collections import deque
@@ -21,8 +20,8 @@ from pathlib import Path
 
 import trio
 
-from agents import command
 from fuse_mounter import probe_process
+from fuse_mounter.errands import Errands
 from fuse_mounter.observed import Health
 
 _UNSERVED = frozenset({errno.ENOTCONN, errno.ECONNABORTED, errno.ESHUTDOWN, errno.ENODEV})
@@ -85,7 +84,8 @@ class Prober:
         self._past: dict[str, deque[Past]] = {}
         self._out: set[str] = set()
         self._hurried: set[str] = set()
-        self._asking: tuple[command.Child, socket.socket] | None = None
+        # By file and isolated: what is not loaded need not be copied by each fork.
+        self._errands = Errands([sys.executable, "-I", "-S", probe_process.__file__])
 
     def health(self) -> dict[str, Health]:
         return {name: probe.health for name, probe in self._results.items()}
@@ -147,11 +147,7 @@ class Prober:
 
     def close(self) -> None:
         """End the process that asks; the next probe would start another."""
-        if self._asking is not None:
-            child, requests = self._asking
-            self._asking = None
-            requests.close()
-            command.end(child)
+        self._errands.close()
 
     def _keep(self, name: str, said: Answer, started: float, news: Callable[[], None]) -> None:
         now = trio.current_time()
@@ -169,36 +165,13 @@ class Prober:
         """Where the answer will be read. Raises OSError."""
         answer, theirs = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         try:
-            try:
-                socket.send_fds(self._requests(), [os.fsencode(path)], [theirs])
-            except ConnectionError:  # it was killed: once more, with a new one
-                self.close()
-                socket.send_fds(self._requests(), [os.fsencode(path)], [theirs])
+            self._errands.send(os.fsencode(path), theirs)
         except OSError:
             os.close(answer)
             raise
         finally:
             os.close(theirs)
         return answer
-
-    def _requests(self) -> socket.socket:
-        if self._asking is None:
-            self._asking = _start()
-        return self._asking[1]
-
-
-def _start() -> tuple[command.Child, socket.socket]:
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    ours.setblocking(False)
-    with theirs:
-        # By file and isolated: what is not loaded need not be copied by each fork.
-        argv = [sys.executable, "-I", "-S", probe_process.__file__, str(theirs.fileno())]
-        try:
-            child = command.start(argv, pass_fds=[theirs.fileno()])
-        except OSError:
-            ours.close()
-            raise
-    return child, ours
 
 
 def _read(answer: int) -> Answer | None:

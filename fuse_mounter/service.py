@@ -13,7 +13,7 @@ from prometheus_client import Metric
 from agents.agent import AgentContext, Readiness
 from agents.errors import AgentError
 from agents.holder_start import find_or_start
-from agents.mounts import LinuxMounts
+from agents.mounts import LinuxMounts, set_label
 from agents.published import Published
 from fuse_mounter import metrics, pod_metrics, requests
 from fuse_mounter.config import MounterConfig
@@ -50,7 +50,7 @@ class _MountAgent:
         self._places = Places.of(config.root, context.node.run_dir)
         self._standing = Published(Standing())
         self._looked_at: dict[str, tuple[int | None, int]] = {}
-        mounts = LinuxMounts()
+        mounts = LinuxMounts(context.node.selinux_label)
         self._reconciler = Reconciler(
             config, self._places, mounts, host, log, self._published, self._changed
         )
@@ -87,14 +87,13 @@ class _MountAgent:
 
     async def run(self) -> None:
         self._show()
-        with exclusive(self._places.lock):
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._apply_changes)
-                nursery.start_soon(self._credentials.run)
-                nursery.start_soon(self._scratch.run)
-                nursery.start_soon(self._pods.run, self._context.node.cri_socket)
-                nursery.start_soon(_answer_requests, self._context, self._reconciler)
-                await _keep(self._context, self._reconciler, self._places, nursery)
+        async with exclusive(self._places.lock), trio.open_nursery() as nursery:
+            nursery.start_soon(self._apply_changes)
+            nursery.start_soon(self._credentials.run)
+            nursery.start_soon(self._scratch.run)
+            nursery.start_soon(self._pods.run, self._context.node.cri_socket)
+            nursery.start_soon(_answer_requests, self._context, self._reconciler)
+            await _keep(self._context, self._reconciler, self._places, nursery)
 
     async def _apply_changes(self) -> None:
         async for section in self._context.changes:
@@ -162,6 +161,7 @@ async def _keep(
             holder = await find_or_start(nursery, places.run_dir, context.host, start=start)
             try:
                 reconciler.prepare(holder.pid)
+                set_label(places.root, context.node.selinux_label)
             except BaseException:
                 holder.close()
                 raise

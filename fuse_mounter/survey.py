@@ -12,13 +12,13 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from agents import mountinfo
+from agents import inhabitants, mountinfo
 from agents.hostfs import HostFs
+from agents.inhabitants import Inhabitant, Inhabitants
 from agents.mountinfo import MountEntry
-from fuse_mounter import inhabitants, past_layers
+from fuse_mounter import past_layers
 from fuse_mounter.bindings import Binding, Bound, Exposed, NodeSide, Past, Sight, find
 from fuse_mounter.drivers.base import MountBase
-from fuse_mounter.inhabitants import Inhabitant, Inhabitants
 from fuse_mounter.observe import is_anchor
 from fuse_mounter.places import Places
 

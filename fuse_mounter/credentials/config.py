@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from agents import hostfs
-from agents.config import Duration, HostPath, Section
+from agents.config import Duration, HostPath, OwnDirectory, Section
 from fuse_mounter.credentials.tokens import Format
 
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
@@ -184,20 +184,13 @@ class Keytab(Section):
 class Credentials(Section):
     """`directory` is made a tmpfs; pods bind `<directory>/<uid>`, read-only, HostToContainer."""
 
-    directory: HostPath = hostfs.RUN_DIR / "credentials"
+    directory: OwnDirectory = hostfs.RUN_DIR / "credentials"
     sources: tuple[Source, ...] = ()
     providers: tuple[Provider, ...] = ()
     tokens: tuple[TokenFile, ...] = ()
     keytabs: tuple[Keytab, ...] = ()
     #: Whether metrics have a series for each user, with the user's id as a label.
     user_metrics: bool = False
-
-    @field_validator("directory")
-    @classmethod
-    def _deep_enough(cls, value: HostPath) -> HostPath:
-        if len(value.parts) < 3:
-            raise ValueError(f"{str(value)!r} is too close to the root of the node; use a folder")
-        return value
 
     @model_validator(mode="after")
     def _consistent(self) -> Credentials:

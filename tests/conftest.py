@@ -17,7 +17,7 @@ if TYPE_CHECKING:  # it is not there in a guest
 
 _TESTS = Path(__file__).parent
 #: Those whose tests share something that takes long to make: all of them go to one worker.
-_SHARING = ("guest", "e2e/containerd")
+_SHARING = ("guest", "e2e/containerd", "e2e/image")
 #: Levels in which tests take long come first, so that the workers end at the same time.
 _ORDER = ("guest", "e2e", "kernel")
 

@@ -36,7 +36,7 @@ node:
   run_dir: {directory}/run
   state_dir: {directory}/state
   metrics: {{address: 127.0.0.1, ports: {free}}}
-  status: {{ports: {free}}}
+  status: {{ports: {{gpu_plugin: 0, fuse_mounter: 0, lxcfs_helper: 0, up: 0}}}}
 fuse_mounter:
   root: {directory}/shared
   mounts: [{{name: a, driver: passthrough, source: {directory}/source, path: a}}]

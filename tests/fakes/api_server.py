@@ -129,6 +129,10 @@ class ApiServer:
         with self._lock:
             return dict(self.nodes[name]["metadata"].get("annotations", {}))
 
+    def labels(self, name: str) -> dict[str, str]:
+        with self._lock:
+            return dict(self.nodes[name]["metadata"].get("labels", {}))
+
     def write(self, change: Callable[[dict[str, Any]], None], node: str) -> None:
         """Another client's edit."""
         with self._lock:
@@ -292,7 +296,8 @@ def _handler(api: ApiServer) -> type[BaseHTTPRequestHandler]:
                 if fault is None
                 else _status(fault, "as the test wanted")
             )
-            self._send(code, json.dumps(answer).encode())
+            text = answer if isinstance(answer, str) else json.dumps(answer)
+            self._send(code, text.encode())
 
         do_GET = do_PATCH = do_POST = do_PUT = do_DELETE = _serve
 

@@ -26,6 +26,8 @@ from agents.standin.kubelet import EmbeddedKubelet, PodStatus
 from agents.standin.pods import ContainerSpec, PodSpec
 from gpu_plugin.simulated.description import SimulatedMachine, load_machine
 from gpu_plugin.simulated.state import SimulatedState
+from tests.fakes.confined import confined
+from tests.fakes.image_node import manifest
 from tests.fakes.nvml.shared_object import render_flat
 from tests.fakes.runtime import FakeRuntime
 
@@ -59,7 +61,9 @@ SIMULATED = """
 
 
 class Agent:
-    """The real command, and its status document. `copy` names a second one on the same node."""
+    """The real command, and its status document. `copy` names a second one on the same node.
+    Unless `in_pod` is false it may do what its pod may.
+    """
 
     def __init__(
         self,
@@ -72,8 +76,10 @@ class Agent:
         source: str = SIMULATED,
         environment: Mapping[str, str] | None = None,
         cgroup: Path = CGROUP,
+        in_pod: bool = True,
     ) -> None:
         self.directory, self.run_dir = directory, directory / copy
+        self.in_pod = in_pod
         self.environment = {**os.environ, **(environment or {})}
         self.config = directory / f"{copy}.yaml"
         source = source.format(directory)
@@ -85,10 +91,24 @@ class Agent:
 
     def _start(self) -> subprocess.Popen[bytes]:
         with (self.directory / "agent.log").open("ab") as log:
-            command = [sys.executable, "-m", "agents", "run", "gpu", "--config"]
+            command = [*self._confined(), sys.executable, "-m", "agents", "run", "gpu", "--config"]
             return subprocess.Popen(
                 [*command, str(self.config)], stdout=log, stderr=log, env=self.environment
             )
+
+    def _confined(self) -> list[str]:
+        """As its pod is: what no test needs here, the plugin does not need."""
+        if not self.in_pod:
+            return []
+        places = {
+            "/run/nodeshare": self.run_dir,
+            "/var/lib/nodeshare": self.directory / "state",
+            "/var/lib/kubelet/device-plugins": self.directory / "kubelet/device-plugins",
+        }
+        for place in places.values():
+            place.mkdir(parents=True, exist_ok=True)
+        (container,) = manifest("gpu")["spec"]["template"]["spec"]["containers"]
+        return confined(container, places)
 
     def status(self) -> dict[str, Any]:
         with socket.socket(socket.AF_UNIX) as client:
@@ -143,12 +163,12 @@ class Node:
         self.kubelet = EmbeddedKubelet(directory / "kubelet", self.runtime)
         self.agents: list[Agent] = []
 
-    def agent(self, **options: str) -> Agent:
+    def agent(self, **options: Any) -> Agent:
         agent = Agent(self.directory, environment=self._environment(), **self._options(options))
         self.agents.append(agent)
         return agent
 
-    def _options(self, options: dict[str, str]) -> dict[str, Any]:
+    def _options(self, options: dict[str, Any]) -> dict[str, Any]:
         return {"source": SIMULATED if self.library is None else "", **options}
 
     def _environment(self) -> dict[str, str]:

@@ -58,7 +58,13 @@ class GpuPods:
     def another(self, copy: str, enforcement: str) -> Agent:
         """One more on the same node, with a run directory of its own. The caller ends it."""
         source = _SOURCE % (self.simulate, enforcement.replace("{", "{{").replace("}", "}}"))
-        return Agent(self.directory, copy=copy, source=source, cgroup=self.host_cgroup)
+        return Agent(
+            self.directory,
+            copy=copy,
+            source=source,
+            cgroup=self.host_cgroup,
+            in_pod=self.host_cgroup != CGROUP2,  # where drivers limit, pods are privileged
+        )
 
     def let_the_driver_limit(self) -> None:
         """Agents that start from now on find a driver that can, and cgroup v2 alone."""

@@ -102,7 +102,7 @@ class Guest:
             check=False,
             environment={
                 "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
-                "NODESHARE_TEST_PATIENCE": "1" if self.accelerator == "kvm" else "4",
+                "NODESHARE_TEST_PATIENCE": "1" if self.accelerator == "kvm" else "10",
             },
         )
         if said.returncode not in (0, 1):

@@ -4,9 +4,12 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import re
 import shlex
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -19,22 +22,66 @@ ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 
 
-def exposed() -> dict[str, tuple[str, str]]:
+GENERATOR = ROOT / "deploy/docs/generate_metrics.py"
+
+
+@pytest.fixture(scope="module")
+def generator() -> Any:
+    """`deploy/docs/generate_metrics.py`: a program, in no package."""
+    spec = importlib.util.spec_from_file_location("generate_metrics", GENERATOR)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look themselves up there
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def exposed(generator: Any) -> dict[str, tuple[str, str]]:
     """Name to type and help, as the agents expose them (a golden file, checked end to end)."""
-    found: dict[str, dict[str, str]] = {}
-    for line in (ROOT / "tests/fixtures/exposition.txt").read_text().splitlines():
-        _, kind, name, text = line.split(" ", 3)
-        found.setdefault(name, {})[kind] = text
-    return {name: (parts["TYPE"], parts["HELP"]) for name, parts in found.items()}
+    found: dict[str, tuple[str, str]] = generator.exposed(
+        (ROOT / "tests/fixtures/exposition.txt").read_text()
+    )
+    return found
 
 
-def test_metrics_table_is_complete_and_true() -> None:
+def test_metrics_reference_is_up_to_date(generator: Any) -> None:
+    assert generator.main(["--check"]) == 0, "make docs"
+
+
+def test_metrics_on_the_main_page_are_true(exposed: dict[str, tuple[str, str]]) -> None:
     rows = re.findall(r"^\| `(nodeshare_\w+)` \| (\w+) \| (.+) \|$", README, re.MULTILINE)
-    assert {name: (kind, text) for name, kind, text in rows} == exposed()
+    assert len(rows) == 10
+    assert {name: exposed.get(name) for name, _, _ in rows} == {
+        name: (kind, text) for name, kind, text in rows
+    }
 
 
-def test_metrics_have_base_units_and_their_agents_prefix() -> None:
-    for name, (kind, _) in exposed().items():
+def test_labels_are_found_however_a_family_is_made(generator: Any) -> None:
+    source = """
+TABLE = (("a", "From a table."), ("b", "Also."))
+def many(statuses):
+    for name, text in TABLE:
+        yield made(f"x_{name}", text, "kind")
+    Counter("x_c", "Direct.", ["one", "two"], registry=registry)
+    GaugeMetricFamily(f"{PREFIX}_d", "In two " "pieces.", value=1)
+    Histogram("x_e", "By keyword.", labelnames=("call",))
+    other("x", "No family.")
+def made(name, text, label):
+    return GaugeMetricFamily(name, text, labels=["device", label])
+"""
+    found = dict(generator.Source(source).meanings())
+    assert "No family." not in found
+    assert found["From a table."] == found["Also."] == ("device", "kind")
+    assert (found["Direct."], found["By keyword."]) == (("one", "two"), ("call",))
+    assert found["In two pieces."] == ()
+
+
+def test_metrics_have_base_units_and_their_agents_prefix(
+    exposed: dict[str, tuple[str, str]],
+) -> None:
+    for name, (kind, _) in exposed.items():
         assert re.match(r"nodeshare_(agent|gpu|mount|view)_[a-z_]+$", name), name
         assert name.endswith("_total") == (kind == "counter"), name
         assert not re.search(r"_(ms|mib|gib|percent|kb)(_|$)", name), name
@@ -68,7 +115,8 @@ def commands(parser: argparse.ArgumentParser) -> list[tuple[str, ...]]:
         block
         for page in (ROOT / "README.md", *sorted(ROOT.glob("*/README.md")))
         for block in re.findall(r"```yaml\n(.*?)```", page.read_text(), re.DOTALL)
-        if not block.startswith("apiVersion:")  # for the API server
+        # Others are for the API server, or for helm.
+        if not block.startswith(("apiVersion:", "# values of the chart"))
     ],
 )
 def test_configuration_in_the_documentation_is_valid(block: str) -> None:

@@ -12,8 +12,9 @@ import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+from agents import holder_start
 from agents.overview import look
 from agents.standin.kubelet import EmbeddedKubelet, PodStatus
 from agents.standin.pods import (
@@ -70,6 +71,16 @@ gpu_plugin:
 """
 
 
+class Process(Protocol):
+    """An agent that was started, in whatever way."""
+
+    @property
+    def pid(self) -> int: ...
+    def send_signal(self, number: int) -> None: ...
+    def kill(self) -> None: ...
+    def wait(self, timeout: float) -> int: ...
+
+
 class Node:
     """`agents`: the running ones by their noun. Its GPUs are simulated until `driver` is called."""
 
@@ -84,7 +95,7 @@ class Node:
         self._environment = dict(os.environ)
         self._cgroup = cgroup
         self.containerd = Containerd(directory / "ctd", cgroup)
-        self.agents: dict[str, subprocess.Popen[bytes]] = {}
+        self.agents: dict[str, Process] = {}
         self.runtime: ContainerdRuntime
         self.kubelet: EmbeddedKubelet
 
@@ -207,9 +218,15 @@ class Node:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait(10)
-        for words in (("view", "eject"), ("mounts", "drain", "--all")):
-            command = [*NODESHARE, *words, "--config", str(self.config)]
-            subprocess.run(command, timeout=60, check=False, capture_output=True)
+        self._take_away()
         if hasattr(self, "kubelet"):
             self.kubelet.stop()
         self.containerd.close()
+        if holder_start.socket_path(self.directory / "run").exists():  # containers depended on it
+            self._take_away()
+
+    def _take_away(self) -> None:
+        """What outlives agents."""
+        for words in (("view", "eject"), ("mounts", "drain", "--all")):
+            command = [*NODESHARE, *words, "--config", str(self.config)]
+            subprocess.run(command, timeout=60, check=False, capture_output=True)

@@ -25,6 +25,7 @@ _PROPAGATION = {
     VolumePropagation.BIDIRECTIONAL: 2,
 }
 _POD, _CONTAINER, _NODE = 0, 1, 2
+_LOCALHOST = 2
 #: What container engines hide of /proc, so that pods cannot see it.
 _MASKED = ("/proc/acpi", "/proc/kcore", "/proc/keys", "/proc/timer_list", "/sys/firmware")
 _READ_ONLY = ("/proc/bus", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
@@ -38,7 +39,8 @@ class _Sandbox:
 
 class ContainerdRuntime:
     """Thread-safe. `shared_pids`: all containers of a pod in one pid namespace; `dev`: where the
-    device nodes of this host are.
+    device nodes of this host are. `profile`: the seccomp profile (`Localhost`) of containers that
+    are started from now on; None: they have none.
     """
 
     def __init__(
@@ -50,6 +52,7 @@ class ContainerdRuntime:
         dev: Path = DEV,
     ) -> None:
         self._dev = dev
+        self.profile: Path | None = None
         self._cri, self._listing = Cri(daemon.socket), CriContainers(daemon.socket)
         self._parent = cgroup_parent
         self._namespaces = MESSAGES["NamespaceOption"](
@@ -210,9 +213,15 @@ class ContainerdRuntime:
                     namespace_options=self._namespaces,
                     masked_paths=_MASKED,
                     readonly_paths=_READ_ONLY,
+                    seccomp=self._seccomp(),
                 ),
             ),
         )
+
+    def _seccomp(self) -> Any:
+        if self.profile is None:
+            return None
+        return MESSAGES["SecurityProfile"](profile_type=_LOCALHOST, localhost_ref=str(self.profile))
 
 
 def _labels(start: ContainerStart) -> dict[str, str]:

@@ -122,6 +122,11 @@ async def until(what: Callable[[], object], limit_s: float = 10) -> None:
             await trio.sleep(0.02)
 
 
+async def renewed(place: Place, uid: int) -> None:
+    before = place.token(uid)
+    await until(lambda: place.token(uid) != before)
+
+
 async def test_tokens_are_renewed_before_they_end_and_refresh_tokens_used_once(
     place: Place,
 ) -> None:
@@ -174,8 +179,7 @@ async def test_a_revoked_login_needs_a_new_one_and_costs_nobody_else(place: Plac
         assert str(user_of(service).problem).endswith("the user must log in again")
         assert not user_of(service, BOB).login_needed
         for _ in range(2):
-            before = place.token(BOB)
-            await until(lambda before=before: place.token(BOB) != before)
+            await renewed(place, BOB)
         refused = service.status.tokens[0].renewals["refused"]
         assert refused == 1  # and was not asked again
 

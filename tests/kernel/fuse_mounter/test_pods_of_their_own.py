@@ -9,6 +9,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -40,12 +41,14 @@ class ContainedNode(Node):
         self.places.root.mkdir()
         self.places.run_dir.mkdir()
 
+    def new_root(self) -> Path:
+        self.roots.append(Path(tempfile.mkdtemp(prefix="nodeshare-container-")))
+        return self.roots[-1]
+
     def wrap(self, argv: list[str]) -> list[str]:
-        new_root = Path(tempfile.mkdtemp(prefix="nodeshare-container-"))
-        self.roots.append(new_root)
         return in_container(
             argv,
-            new_root,
+            self.new_root(),
             lent=[self.places.run_dir, self.places.root],
             bound=[self.config_file, self.directory / "src"],
             propagation=self.propagation,
@@ -168,3 +171,53 @@ def test_the_two_have_to_agree_on_who_starts_the_holder(apart: ContainedNode) ->
     assert apart.holder is not None
     assert apart.holder.wait(LIMIT_S) == 2
     assert "node.holder.start" in (apart.directory / "holder.log").read_text()
+
+
+def test_a_release_is_taken_off_the_node_by_one_more_container(apart: ContainedNode) -> None:
+    """The clean-up of the chart: `nodeshare uninstall`, tried until no agent runs and nobody uses
+    anything. It has run directory, state directory and root as its volumes.
+    """
+    (apart.directory / "state").mkdir(exist_ok=True)
+    kubelet = {"kubelet_dir": str(apart.directory / "kubelet"), "cri_socket": "/nowhere"}
+    apart.configure(bindfs(apart.directory / "src"), node={**APART, **kubelet})
+    apart.start_holder()
+    apart.start()
+    apart.wait("scratch")
+    user = subprocess.Popen(
+        in_container(
+            ["sh", "-c", "echo ready; exec sleep 600"],
+            apart.new_root(),
+            lent=[apart.places.root],
+            propagation="rslave",
+        ),
+        stdout=subprocess.PIPE,
+    )
+    try:
+        assert user.stdout is not None
+        assert user.stdout.readline() == b"ready\n"
+        assert "run: fuse_mounter" in uninstall(apart)
+        apart.stop()
+        assert apart.holder is not None
+        apart.holder.send_signal(signal.SIGTERM)
+        assert apart.holder.wait(LIMIT_S) == 0
+        assert "1 containers use something" in uninstall(apart)
+    finally:
+        user.kill()
+        user.communicate(timeout=LIMIT_S)
+    assert uninstall(apart) == ""
+    own = [one.mount_point for one in mountinfo.below(mountinfo.read(PROC), apart.directory)]
+    assert own == [str(apart.directory)], "what the test itself has bound"
+    assert [*apart.places.root.iterdir(), *apart.places.run_dir.iterdir()] == []
+
+
+def uninstall(node: ContainedNode) -> str:
+    """In a container, with the volumes of the clean-up; why it was refused, or nothing."""
+    argv = [str(Path(sys.executable).with_name("nodeshare")), "uninstall"]
+    command = in_container(
+        [*argv, "--config", str(node.config_file)],
+        node.new_root(),
+        lent=[node.places.run_dir, node.places.root, node.directory / "state"],
+        bound=[node.config_file],
+    )
+    done = subprocess.run(command, capture_output=True, text=True, timeout=90, check=False)
+    return "" if done.returncode == 0 else done.stdout + done.stderr

@@ -33,6 +33,6 @@ def die_at(moment: int, mounts: LinuxMounts, namespaces: NamespaceHelper) -> Non
 
     for name in ("mount", "set_propagation", "clone", "set_attributes"):
         setattr(mounts, name, counted(getattr(mounts, name)))
-    for name in ("attach", "replace", "detach"):
+    for name in ("attach", "attach_all", "replace", "detach"):
         setattr(namespaces, name, counted(getattr(namespaces, name)))
     setattr(Path, "rename", counted(Path.rename))  # noqa: B010  # it is no attribute to assign

@@ -6,26 +6,18 @@ from __future__ import annotations
 
 import os
 import re
-import secrets
 import shutil
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from agents.hostfs import HostFs
-from agents.mounts import LinuxMounts
 from agents.namespaces import NamespaceHelper
-from agents.standin.cri_server import CriServer
-from agents.standin.pods import ContainerSpec, ContainerStart, PodSpec, RunningContainer
 from lxcfs_helper.eject import eject
-from lxcfs_helper.files import ViewFiles, views_directory
 from tests.fakes.real_container import LIMITS_AVAILABLE, eventually
 from tests.fakes.runc_container import Kind, RuncContainer
-from tests.fakes.runtime import FakeRuntime
+from tests.fakes.runc_node import RuncNode
 from tests.kernel.lxcfs_helper.agent_process import (
     LoopingReader,
     attached,
@@ -46,86 +38,9 @@ pytestmark = [
 ]
 
 
-class Runtime(FakeRuntime):
-    """Lists runc's containers."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.made: list[RuncContainer] = []
-
-    def containers(self) -> tuple[RunningContainer, ...]:
-        return tuple(_running(one) for one in self.made if one.pid)
-
-
-def _running(one: RuncContainer) -> RunningContainer:
-    spec = ContainerSpec(one.name, one.command)
-    pod = PodSpec(one.name, [spec], namespace="jupyter")
-    start = ContainerStart(one.id, pod, f"uid-{one.name}", spec)
-    return RunningContainer(start, one.pid, f"/{one.parent}/{one.id}", time.time_ns())
-
-
-class Node:
-    """The socket of a runtime with runc's containers behind it, and the agent as a command."""
-
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
-        self._parent = f"nodeshare-test-{secrets.token_hex(6)}"
-        self.runtime = Runtime()
-        self._server = CriServer(directory / "cri.sock", self.runtime)
-        self._server.start()
-        self._agent: subprocess.Popen[bytes] | None = None
-        self._config = directory / "config.yaml"
-        ports = "{gpu_plugin: 0, fuse_mounter: 0, lxcfs_helper: 0}"
-        self._config.write_text(
-            f"node:\n  run_dir: {directory}/run\n  state_dir: {directory}/state\n"
-            f"  cri_socket: {directory}/cri.sock\n"
-            f"  metrics: {{address: 127.0.0.1, ports: {ports}}}\n  status: {{ports: {ports}}}\n"
-            "lxcfs_helper: {heartbeat: 100ms, poll: 100ms}\n"
-        )
-
-    def make(self, name: str, **fields: object) -> RuncContainer:
-        one = RuncContainer(name, self._parent, **fields)  # type: ignore[arg-type]  # its own fields
-        self.runtime.made.append(one)
-        one.create()
-        one.start()
-        return one
-
-    def start(self) -> None:
-        log = self._directory / "log"
-        with log.open("wb") as output:
-            self._agent = subprocess.Popen(
-                self._command("run", "view"), stdout=output, stderr=output
-            )
-
-    def kill(self) -> None:
-        if self._agent is not None:
-            self._agent.kill()
-            self._agent.wait(timeout=10)
-            self._agent = None
-
-    def eject(self) -> str:
-        done = subprocess.run(
-            self._command("view", "eject"), capture_output=True, text=True, timeout=30, check=True
-        )
-        return done.stdout
-
-    @property
-    def files(self) -> ViewFiles:
-        return ViewFiles(views_directory(self._directory / "run"), LinuxMounts(), HostFs().proc)
-
-    def close(self) -> None:
-        self.kill()
-        for one in self.runtime.made:
-            one.remove()
-        self._server.stop()
-
-    def _command(self, *words: str) -> list[str]:
-        return [sys.executable, "-m", "agents", *words, "--config", str(self._config)]
-
-
 @pytest.fixture
-def node(tmp_path: Path, namespaces: NamespaceHelper) -> Iterator[Node]:
-    node = Node(tmp_path)
+def node(tmp_path: Path, namespaces: NamespaceHelper) -> Iterator[RuncNode]:
+    node = RuncNode(tmp_path)
     try:
         yield node
     finally:
@@ -134,7 +49,7 @@ def node(tmp_path: Path, namespaces: NamespaceHelper) -> Iterator[Node]:
 
 
 @pytest.mark.parametrize("kind", Kind)
-def test_from_the_first_view_to_the_last(node: Node, kind: Kind) -> None:
+def test_from_the_first_view_to_the_last(node: RuncNode, kind: Kind) -> None:
     one = node.make("one", kind=kind)
     node.start()
     eventually(covered(one), "everything attached")
@@ -167,7 +82,7 @@ def _places(one: RuncContainer) -> set[tuple[str, tuple[int, int]]]:
     return {(view.mount_point, view.device) for view in views(one) if view.fstype == "tmpfs"}
 
 
-def test_containers_that_share_a_pid_namespace_see_each_its_own(node: Node) -> None:
+def test_containers_that_share_a_pid_namespace_see_each_its_own(node: RuncNode) -> None:
     sandbox = node.make("sandbox")
     one = node.make("one", memory=128 * MIB, pid_namespace_of=sandbox.pid)
     two = node.make("two", memory=512 * MIB, cpus=0, pid_namespace_of=sandbox.pid)
@@ -218,7 +133,7 @@ READERS = {
 OPTIONAL = ("node", "java")
 
 
-def test_real_programs_see_the_container(node: Node) -> None:
+def test_real_programs_see_the_container(node: RuncNode) -> None:
     one = node.make("one", memory=512 * MIB)
     node.start()
     eventually(covered(one), "everything attached")

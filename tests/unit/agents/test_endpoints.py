@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import gzip
 import http.client
 import json
 import socket
@@ -17,16 +18,24 @@ import pytest
 from prometheus_client import CollectorRegistry, Gauge
 
 from agents import endpoints, listeners
-from agents.agent import Readiness, Status
+from agents.agent import Agent, Readiness, Status
+from agents.config import Section
 from agents.endpoints import Heartbeat
 from agents.errors import ConfigError
 from agents.listeners import Answer, Listener, Request, Route, bind_tcp, bind_unix, serving
 from agents.published import Published
 from agents.tables import Table
 
-
-def no_tables(_: Status) -> tuple[Table, ...]:
-    return ()
+#: Shows nothing but a table of what its document calls things.
+AGENT = Agent(
+    "demo",
+    "demo",
+    Section,
+    lambda: pytest.fail("run"),
+    lambda _: None,
+    lambda *_: None,
+    lambda status: [Table("Mounts", ("name",), [(m["name"],) for m in status.get("mounts", ())])],
+)
 
 
 @pytest.fixture
@@ -49,6 +58,15 @@ def metrics(readiness: Readiness, heartbeat: Heartbeat) -> Iterator[Listener]:
         yield listener
 
 
+def ask_raw(port: int, path: str, method: str = "GET", **headers: str) -> bytes:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    try:
+        connection.request(method, path, headers=headers)
+        return connection.getresponse().read()
+    finally:
+        connection.close()
+
+
 def ask(
     port: int, path: str, method: str = "GET", **headers: str
 ) -> tuple[int, str, http.client.HTTPMessage]:
@@ -63,7 +81,7 @@ def ask(
 
 def status_listener(status: Published[Status], readiness: Readiness, **options: object) -> Listener:
     identity = {"agent": "demo", "node": "n1"}
-    routes = endpoints.status_routes(identity, readiness, status, no_tables)
+    routes = endpoints.status_routes(AGENT, identity, readiness, status, Heartbeat())
     return bind_tcp("127.0.0.1", 0, routes, key="k", **options)  # type: ignore[arg-type]  # passed on
 
 
@@ -113,11 +131,29 @@ def test_status_document_and_page(readiness: Readiness) -> None:
     listener = status_listener(status, readiness, local_only=True)
     with serving(listener):
         document = json.loads(ask(listener.port, "/status.json")[1])
-        page = ask(listener.port, "/")[1]
+        page, headers = ask(listener.port, "/")[1:]
+        packed = ask_raw(listener.port, "/", **{"Accept-Encoding": "br, gzip"})
     assert document["agent"] == "demo"
     assert (document["ready"], document["reason"]) == (False, "starting")
     assert document["mounts"][0]["name"] == "home"
-    assert "nodeshare demo on n1" in page
+    assert "n1 · nodeshare demo" in page
+    assert '<th scope=row data-of="name">home' in page
+    assert "starting" in page
+    assert headers["Content-Security-Policy"].startswith("default-src 'none'; style-src 'sha256-")
+    assert headers["X-Content-Type-Options"] == "nosniff"
+    assert len(packed) < len(page) / 2
+    assert b"n1 \xc2\xb7 nodeshare demo" in gzip.decompress(packed)
+
+
+def test_a_page_of_an_event_loop_that_hangs_says_how_old_it_is(
+    readiness: Readiness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    readiness.ready()
+    monkeypatch.setattr(Heartbeat, "age_s", 125.0)
+    listener = status_listener(Published({}), readiness, local_only=True)
+    with serving(listener):
+        page = ask(listener.port, "/")[1]
+    assert "what stands here is 2 min old" in page
 
 
 def test_foreign_host_name_is_refused(readiness: Readiness) -> None:
@@ -141,7 +177,7 @@ def test_token_opens_status(readiness: Readiness) -> None:
 def test_unix_socket_is_for_root_alone_and_goes(readiness: Readiness, tmp_path: Path) -> None:
     path = tmp_path / "run" / "demo.sock"
     routes = endpoints.status_routes(
-        {"agent": "demo", "node": "n"}, readiness, Published({}), no_tables
+        AGENT, {"agent": "demo", "node": "n"}, readiness, Published({}), Heartbeat()
     )
     with serving(bind_unix(path, routes)):
         assert stat.S_IMODE(path.stat().st_mode) == 0o600

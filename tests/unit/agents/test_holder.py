@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -16,7 +17,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from agents import holder, holder_client, holder_start
+from agents import holder, holder_client, holder_socket, holder_start
 from agents.errors import Unavailable
 from agents.holder_client import Ended, HeldClient, HolderClient, HolderRefused, connect
 from agents.hostfs import HostFs
@@ -257,7 +258,7 @@ async def test_a_second_holder_ends_with_its_own_code(held: HolderClient, tmp_pa
 async def test_another_version_is_told_apart_from_no_holder(
     held: HolderClient, tmp_path: Path, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(holder_client, "PROTOCOLS", (2, 3))
+    monkeypatch.setattr(holder_client, "PROTOCOLS", (98, 99))
     with pytest.raises(HolderRefused, match=r"another version.*drain --all"):
         await connect(nursery, holder_start.socket_path(tmp_path))
     monkeypatch.undo()
@@ -350,7 +351,7 @@ async def test_it_ends_when_its_directory_is_gone_and_it_holds_nobody(
             await trio.sleep(0.01)
         held = await connect(nursery, path)
         client = await held.start(["sleep", "60"], environment={}, log=tmp_path / "log")
-        path.unlink()
+        shutil.rmtree(directory)
         await trio.sleep(0.5)
         assert process.poll() is None, "somebody is here, and somebody is held"
         await held.signal(client.key, signal.SIGKILL)
@@ -361,14 +362,59 @@ async def test_it_ends_when_its_directory_is_gone_and_it_holds_nobody(
     assert process.returncode == 0
 
 
+async def test_it_listens_anew_where_its_files_were_removed(
+    held: HolderClient, tmp_path: Path, nursery: trio.Nursery
+) -> None:
+    path = holder_start.socket_path(tmp_path)
+    path.unlink()
+    Path(f"{path}.lock").unlink()
+    with trio.fail_after(LIMIT_S):
+        while not path.exists():
+            await trio.sleep(0.01)
+        assert (await connect(nursery, path)).pid == held.pid
+        assert holder_socket.lock(str(path)) is None
+
+
+async def test_where_the_next_one_serves_it_stays_away(tmp_path: Path) -> None:
+    path = holder_start.socket_path(tmp_path)
+    argv = ["--socket", str(path), "--proc", "/proc", "--idle", "0.1"]
+    process = subprocess.Popen([sys.executable, holder.__file__, *argv])
+    with trio.fail_after(LIMIT_S):
+        while not path.exists():
+            await trio.sleep(0.01)
+        Path(f"{path}.lock").unlink()
+        locked = holder_socket.lock(str(path))
+        assert locked is not None
+        path.unlink()
+        while process.poll() is None:  # of no use any more
+            await trio.sleep(0.01)
+    os.close(locked)
+    assert not path.exists()
+
+
+async def test_what_belongs_to_the_next_one_is_not_cleared(
+    held: HolderClient, tmp_path: Path, host: HostFs, nursery: trio.Nursery
+) -> None:
+    with trio.fail_after(LIMIT_S):
+        await holder_start.clear(tmp_path, host)
+        assert (await connect(nursery, holder_start.socket_path(tmp_path))).pid == held.pid
+
+
 def test_it_imports_little() -> None:
-    """It must stay small: nothing of ours, no site-packages, none of the heavy standard library."""
+    """It must stay small: of ours only what is as small, no site-packages, none of the heavy
+    standard library."""
     code = f"import sys, runpy; runpy.run_path({holder.__file__!r}); print(*sys.modules)"
     loaded = subprocess.run(
         [sys.executable, "-I", "-S", "-c", code], check=True, capture_output=True, text=True
     ).stdout.split()
-    heavy = {"agents", "asyncio", "ctypes", "inspect", "logging", "subprocess", "typing_extensions"}
+    heavy = {"asyncio", "dataclasses", "inspect", "logging", "pathlib", "subprocess", "threading"}
     assert not heavy & set(loaded)
+    ours = {name.removeprefix("agents.") for name in loaded if name.startswith("agents.")}
+    assert ours == {
+        *("holder_agent", "holder_descriptors", "holder_runtimes", "holder_seccomp"),
+        "holder_socket",
+        *("passing", "seccomp_notify", "seccomp_slots"),
+    }
 
 
 def cgroup_tree(root: Path, *hierarchies: str) -> Path:

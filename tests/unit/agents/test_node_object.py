@@ -35,23 +35,30 @@ wishes = st.dictionaries(st.sampled_from([BLOCK, "a~/b~1", "c"]), st.none() | st
 
 
 @settings(deadline=None)
-@given(taints, st.none() | texts, st.none() | st.just(TAINT), wishes)
+@given(taints, st.none() | texts, st.none() | texts, st.none() | st.just(TAINT), wishes, wishes)
 def test_a_patch_does_what_is_wanted_and_touches_nothing_else(
-    before: list[dict[str, str]], known: dict[str, str] | None, taint: str | None, wanted: Any
+    before: list[dict[str, str]],
+    annotations: dict[str, str] | None,
+    labels: dict[str, str] | None,
+    taint: str | None,
+    annotated: Any,
+    labelled: Any,
 ) -> None:
     document: dict[str, Any] = {"metadata": {"resourceVersion": "7"}, "spec": {"taints": before}}
-    if known is not None:
-        document["metadata"]["annotations"] = dict(known)
-    node = NodeState("a", "7", tuple(before), known)
-    patch = operations(node, taint, wanted)
+    known = {"annotations": annotations, "labels": labels}
+    document["metadata"] |= {key: dict(each) for key, each in known.items() if each is not None}
+    node = NodeState("a", "7", tuple(before), annotations, labels)
+    patch = operations(node, taint, annotated, labelled)
     for operation in patch:
         api_server.apply(document, dict(operation))
     assert document["spec"]["taints"] == [t for t in node.taints if t["key"] != taint]
-    expected = {**(known or {}), **wanted}
-    annotations = document["metadata"].get("annotations", {})
-    assert annotations == {key: value for key, value in expected.items() if value is not None}
-    again = NodeState("a", "8", tuple(document["spec"]["taints"]), annotations)
-    assert operations(again, taint, wanted) == [], "then nothing is left to do"
+    after = {}
+    for key, wanted in (("annotations", annotated), ("labels", labelled)):
+        after[key] = document["metadata"].get(key, {})
+        expected = {**(known[key] or {}), **wanted}
+        assert after[key] == {name: each for name, each in expected.items() if each is not None}
+    again = NodeState("a", "8", tuple(document["spec"]["taints"]), **after)
+    assert operations(again, taint, annotated, labelled) == [], "then nothing is left to do"
 
 
 class Case:
@@ -61,6 +68,7 @@ class Case:
         self.server = server
         self.readiness = Readiness()
         self.annotations = Published[Annotations]({})
+        self.labels = Published[Annotations]({})
         self.registry = CollectorRegistry()
         kubeconfig = server.kubeconfig(directory / "kubeconfig")
         self.keeper = NodeKeeper(
@@ -69,6 +77,7 @@ class Case:
             connect=lambda: kube.connect(kubeconfig),
             readiness=self.readiness,
             annotations=self.annotations,
+            labels=self.labels,
             errors=Counter("errors", "Text.", registry=self.registry),
             timing=QUICK,
         )
@@ -154,6 +163,15 @@ async def test_annotations_are_written_on_change_alone_and_not_often(case: Case)
         assert case.patches == written, "a steady agent writes nothing"
         case.annotations.set({BLOCK: None})
         await case.until(lambda: case.server.annotations("a") == {"other": "stays"})
+
+
+async def test_labels_come_and_go_with_what_they_say(case: Case) -> None:
+    case.server.add_node("a")
+    async with case.running():
+        case.labels.set({"nodeshare/affinity-ready": "true"})
+        await case.until(lambda: case.server.labels("a") == {"nodeshare/affinity-ready": "true"})
+        case.labels.set({"nodeshare/affinity-ready": None})
+        await case.until(lambda: case.server.labels("a") == {})
 
 
 @pytest.mark.loud

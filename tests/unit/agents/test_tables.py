@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tables as plain text and as the page."""
+"""Tables as plain text."""
 
 from __future__ import annotations
 
-from agents.page import render_page
 from agents.tables import UNKNOWN, Table, lines, size, text
 
 TABLE = Table(
@@ -29,23 +28,12 @@ def test_unknown_is_not_zero() -> None:
     assert (text(None), text(False), text(0)) == (UNKNOWN, "no", "0")
 
 
-def test_page_escapes_what_pods_are_called() -> None:
-    page = render_page(agent="gpu_plugin", node="n<1>", reason="no <driver>", tables=[TABLE])
-    assert "<b>A100" not in page
-    assert "&lt;b&gt;A100&lt;/b&gt;" in page
-    assert "not ready: no &lt;driver&gt;" in page
-    assert "n&lt;1&gt;" in page
-    assert "<script" not in page
-
-
-def test_empty_table_says_so() -> None:
-    page = render_page(agent="a", node="n", reason=None, tables=[Table("Pods", ("pod",), [])])
-    assert "none" in page
-    assert "class=ready" in page
-
-
 def test_a_note_of_several_lines_is_drawn_as_lines() -> None:
     table = Table("GPUs", ("name",), [["V100"]], note="one problem\nanother")
     assert lines([table])[3:] == ["  one problem", "  another", ""]
-    page = render_page(agent="a", node="n", reason=None, tables=[table])
-    assert "<p>one problem</p><p>another</p>" in page
+
+
+def test_nothing_in_a_table_is_obeyed_by_a_terminal() -> None:
+    table = Table("Pods", ("pod",), [["\x1b[2Jevil\n\u202erow"]], note="\x1b]0;title\x07")
+    shown = lines([table])
+    assert shown[2:] == ["  \\x1b[2Jevil\\n\\u202erow", "  \\x1b]0;title\\x07", ""]

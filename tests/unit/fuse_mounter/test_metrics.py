@@ -50,6 +50,8 @@ def test_every_state_and_cause_has_its_line() -> None:
     for line in (
         'nodeshare_mount_state{mount="scratch",state="degraded"} 1.0',
         'nodeshare_mount_state{mount="scratch",state="published"} 0.0',
+        'nodeshare_mount_info{driver="passthrough",mount="scratch",path="scratch"} 1.0',
+        'nodeshare_mount_drained{mount="scratch"} 0.0',
         'nodeshare_mount_up{mount="scratch"} 1.0',
         'nodeshare_mount_layers{mount="scratch"} 1.0',
         'nodeshare_mount_recoveries_total{cause="hung",mount="scratch"} 2.0',

@@ -322,14 +322,14 @@ async def test_a_hanging_driver_stops_neither_the_kubelet_nor_a_scrape(node: Nod
 
 async def test_back_after_a_kubelet_restart_and_a_restart_of_the_agent(node: Node) -> None:
     async with node.agent(RULES[0]):
-        first = await node.watch(SHARED)
+        before = await listed(await node.watch(SHARED))
         await node.until_ready()
         await trio.to_thread.run_sync(node.kubelet.stop)
         node.kubelet.start()
         second = await node.watch(SHARED)
-        assert await listed(second) == await listed(first)
+        assert await listed(second) == before
         await node.until_ready()
-    assert await trio.to_thread.run_sync(second.ended.wait, 2.0)
+    assert await trio.to_thread.run_sync(second.ended.wait, LIMIT_S)
     again = Node.__new__(Node)
     again.__dict__.update(node.__dict__, registry=CollectorRegistry(), readiness=Readiness())
     async with again.agent(RULES[0]):

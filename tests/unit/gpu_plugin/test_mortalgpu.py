@@ -70,6 +70,14 @@ def test_the_documented_example_on_its_machine() -> None:
     assert not any("deviceSharing" in note for note in notes), "everything was carried over"
 
 
+@pytest.mark.parametrize(("said", "mode"), [("true", "enforce"), ("false", "observe")])
+def test_enforcement_is_as_it_was(said: str, mode: str) -> None:
+    text = DOCUMENTED.replace("memoryEnforcer: true", f"memoryEnforcer: {said}")
+    _, parsed, notes = converted(text, NODE)
+    assert parsed.enforcement.mode.value == mode
+    assert not any("memoryEnforcer" in note for note in notes)
+
+
 def test_secrets_are_not_repeated() -> None:
     written, notes = convert(DOCUMENTED, "values.yaml", None)
     assert "secret-" not in written

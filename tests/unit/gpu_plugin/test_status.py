@@ -4,14 +4,16 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from prometheus_client import CollectorRegistry, generate_latest
 
 from agents.podresources import PodDevices
 from agents.tables import lines
-from gpu_plugin import capacity, holders, metrics, status
+from gpu_plugin import capacity, holders, metrics, placement, status
 from gpu_plugin.config import ResourceRule
 from gpu_plugin.devices import LostGpu
 from gpu_plugin.holders import Holder
@@ -204,6 +206,9 @@ def test_gauges_over_the_snapshot() -> None:
     assert value("memory_size_bytes", device=uuid) == 32 * GIB
     assert value("units", resource=SHARED, device=uuid) == 32
     assert value("units_allocated", resource=SHARED, device=uuid) == 3
+    assert value("unit_bytes", resource=SHARED, device=uuid) == GIB
+    small = value("memory_size_bytes", device=SMALL)
+    assert value("unit_bytes", resource=DEDICATED, device=SMALL) == small
     assert value("units_withheld", resource=SHARED, device=uuid) == 0
     assert value("units_reserved", resource=SHARED, device=uuid) == 0
     assert value("largest_free_block_units", resource=SHARED) == 32
@@ -213,3 +218,21 @@ def test_gauges_over_the_snapshot() -> None:
     assert value("admission_rejections_total", resource=SHARED, reason="no_single_device") == 1
     assert value("collector_success", collector="devices") == 1
     assert b"ada" not in generate_latest(registry)
+    exposed = generate_latest(registry).decode()
+    assert re.search(rf'device_info{{device="{uuid}",.*name="GPU 0",.*}} 1.0', exposed)
+    assert re.search(rf'device_info{{device="{SMALL}",.*name="GPU 2 1g.10gb gi\d+",', exposed)
+
+
+def test_what_may_happen_to_a_resource_counts_from_0() -> None:
+    registry = CollectorRegistry()
+    counters = metrics.Counters(registry)
+    counters.begin(SHARED)
+    for name in ("registrations_lost", "allocations", "late_rejections", "large_allocations"):
+        found = registry.get_sample_value(f"nodeshare_gpu_{name}_total", {"resource": SHARED})
+        assert found == 0, name
+    source = "".join(path.read_text() for path in Path(placement.__file__).parent.glob("*.py"))
+    given = set(re.findall(r'Refused\(\s*"(\w+)"', source))
+    assert given == set(placement.REASONS)
+    for reason in given:
+        labels = {"resource": SHARED, "reason": reason}
+        assert registry.get_sample_value("nodeshare_gpu_admission_rejections_total", labels) == 0

@@ -45,6 +45,7 @@ def test_every_key() -> None:
         ("files: [cpu, stat, cpu]", "files", "cpu is written twice; keep one"),
         ("heartbeat: 2", "heartbeat", "write a number with ms, s"),
         ("heartbeat: 1m", "heartbeat", "60 s is out of range; write 50ms to 5s"),
+        ("affinity: {hold: 10s}", "affinity.hold", "10 s is out of range; write 50ms to 5s"),
         ("inject: {namespaces: ['']}", "inject.namespaces", "matches no namespace"),
         ("inject: {namespaces: [Jupyter]}", "inject.namespaces", "a-z, 0-9 and '-' alone"),
         (
@@ -66,10 +67,23 @@ def test_every_key() -> None:
         ("compat_root: lxcfs", "compat_root", "'lxcfs' is not an absolute path"),
         ("compat_root: /", "compat_root", "'/' is in use by all"),
         ("compat_root: /sys/lxcfs", "compat_root", "write a directory that is only for this"),
+        ("affinity: {hold: 1m}", "affinity.hold", "write 50ms to 5s"),
+        (
+            "affinity: {profiles: {own: {Team: /x}}}",
+            "affinity.profiles.own",
+            "'Team' is no name of a profile",
+        ),
+        (
+            "affinity: {profiles: {own: {unconfined: /x}}}",
+            "affinity.profiles.own",
+            "'unconfined' is built in",
+        ),
+        ("affinity: {profiles: {own: {a: b}}}", "affinity.profiles.own.a", "an absolute path"),
+        ("affinity: {profiles: {killable: 1}}", "affinity.profiles.killable", "a valid boolean"),
         (
             "file: [stat]",
             "file",
-            "unknown key; known are compat_root, files, heartbeat, inject, poll",
+            "unknown key; known are affinity, compat_root, files, heartbeat, inject, poll",
         ),
     ],
 )

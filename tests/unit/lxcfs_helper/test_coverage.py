@@ -179,6 +179,28 @@ def test_a_new_container_is_rendered_before_anything_is_attached(world: World) -
     assert views["uptime"] == "off"
 
 
+def test_a_container_that_is_told_of_is_covered_before_it_is_listed(world: World) -> None:
+    assert world.coverage.order_of(ID) is None
+    taken = world.coverage.take(CONTAINER)
+    assert taken is world.coverage.selected(ID) is not None
+    assert world.meminfo()["MemTotal"] == 1792 * 1024
+    order = world.coverage.order_of(ID)
+    assert order is not None
+    assert "/proc/meminfo" in shown(order)
+    world.coverage.settle(order, attached(order), beneath=True)
+    assert world.coverage.orders() == (), "nothing is left to be done"
+    assert world.coverage.take(CONTAINER) is taken
+    world.coverage.observe([])
+    assert world.coverage.selected(ID) is taken, "not listed yet"
+
+
+def test_who_is_left_out_is_not_covered_when_he_is_told_of(world: World) -> None:
+    away = Container(ID, "main", Pod("proxy", "kube-system", "uid"), PID)
+    assert world.coverage.take(away) is None
+    assert world.coverage.order_of(ID) is None
+    assert [one.id for one, _ in world.coverage.excluded()] == [ID]
+
+
 def test_unread_files_are_seldom_written_and_never_get_old(world: World) -> None:
     world.coverage.observe([CONTAINER])
     world.coverage.refresh()

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from agents.hostfs import HostFs
 from agents.mounts import MountFeatures
 from agents.namespaces import NoAnswer
 from agents.processes import ProcessKey
-from lxcfs_helper.inject import Injector, Outcome, Step, Wish, next_step
+from lxcfs_helper.inject import Injector, Outcome, Result, Step, Wish, next_step
 from lxcfs_helper.selection import Located
 
 PID = os.getpid()
@@ -95,6 +96,12 @@ class Kernel:
             raise NoAnswer("the mount namespace did not answer in time")
         self.table(ROOT, PROC, VIEW)
 
+    def attach_all(self, pidfd: int, mounts: Mapping[Path, int]) -> None:
+        self.calls.append(f"attach {len(mounts)}")
+        if not self.answers:
+            raise NoAnswer("the mount namespace did not answer in time")
+        self.table(ROOT, PROC, VIEW)  # one of them can not be
+
     def paths(self, pid: int) -> CgroupPaths:
         return CgroupPaths(f"/pods/{ID}", {})
 
@@ -155,7 +162,17 @@ def test_one_target_without_an_answer_is_enough(kernel: Kernel, injector: Inject
     stat = Wish(Path("/proc/stat"), SHOWN.source, SHOWN.owner, SHOWN.device, "/id/stat")
     results = injector.reconcile(LOCATED, [SHOWN, stat])
     assert {result.outcome for result in results.values()} == {Outcome.FAILED}
-    assert kernel.calls == ["attach"]
+    assert kernel.calls == ["attach 2"]
+
+
+def test_several_are_attached_in_one_go_and_what_is_left_alone(
+    kernel: Kernel, injector: Injector
+) -> None:
+    stat = Wish(Path("/proc/stat"), SHOWN.source, SHOWN.owner, SHOWN.device, "/id/stat")
+    results = injector.reconcile(LOCATED, [SHOWN, stat])
+    assert results[MEMINFO] == Result(Outcome.SHOWN, (Step.ATTACH,))
+    assert results[stat.target].outcome is Outcome.FAILED
+    assert kernel.calls[:2] == ["attach 2", "attach"]
 
 
 def test_what_is_shared_with_the_host_is_left_alone(kernel: Kernel, injector: Injector) -> None:

@@ -110,6 +110,25 @@ def test_counters_tell_repairs_from_first_injections() -> None:
     assert registry.get_sample_value(injections, {"step": "detach"}) == 0
 
 
+AFFINITY = {
+    "enabled": True,
+    "problem": None,
+    "answered": ["a", "b"],
+    "descriptors": 3,
+    "held": 1,
+    "calls": {"execve kernel": 5, "sched_getaffinity answered": 7, "sysinfo answered": 1},
+    "held_programs": {"attached": 4, "late": 2},
+}
+
+
+def test_answered_calls_have_a_table_where_they_are_enabled() -> None:
+    _, table = AGENT.tables({**STATUS, "affinity": AFFINITY})
+    assert table.rows == [["2", "3", "8", "5", "0", "1", "2"]]
+    (broken,) = AGENT.tables({**STATUS, "affinity": {**AFFINITY, "problem": "no holder"}})[1:]
+    assert broken.note == "no holder"
+    assert len(AGENT.tables({**STATUS, "affinity": {"enabled": False}})) == 1
+
+
 def test_the_table_says_what_differs() -> None:
     (table,) = AGENT.tables(STATUS)
     assert [row[-1] for row in table.rows] == [

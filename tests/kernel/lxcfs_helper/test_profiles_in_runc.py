@@ -53,7 +53,8 @@ def test_each_profile_refuses_what_it_did_and_is_answered(node: RuncNode) -> Non
         profile = json.loads((directory / f"{name}.json").read_text())
         return node.make(name, seccomp=profile)
 
-    ask = "nproc; unshare -U true && echo made; mkdir /tmp/one && echo done; busybox uptime"
+    ask = "exec 2>&1; nproc; unshare -U true && echo made; mkdir /tmp/one && echo done; "
+    ask += "busybox uptime"
     said = {name: make(name).run("sh", "-c", ask) for name in ("runtime-default", "unconfined")}
     said["team"] = make("team").run("sh", "-c", ask)
     assert {text.split()[0] for text in said.values()} == {"1"}

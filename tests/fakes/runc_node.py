@@ -20,6 +20,7 @@ from agents.standin.cri_server import CriServer
 from agents.standin.pods import ContainerSpec, ContainerStart, PodSpec, RunningContainer
 from lxcfs_helper.agent import AGENT as VIEW
 from lxcfs_helper.files import ViewFiles, views_directory
+from tests.fakes.real_container import eventually
 from tests.fakes.runc_container import RuncContainer
 from tests.fakes.runtime import FakeRuntime
 
@@ -129,7 +130,9 @@ class RuncNode:
             one.remove()
         self._server.stop()
         self.eject()
-        assert not holder_start.socket_path(self.run_dir).exists(), "the holder has ended"
+        eventually(
+            lambda: not holder_start.socket_path(self.run_dir).exists(), "the holder ends", 30
+        )
 
     def _command(self, *words: str) -> list[str]:
         return [sys.executable, "-m", "agents", *words, "--config", str(self.config)]

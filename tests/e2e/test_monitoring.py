@@ -30,7 +30,7 @@ from gpu_plugin.simulated.state import SimulatedState
 from tests.fakes import grafana, openid_provider
 from tests.fakes.demonstration import Up
 from tests.fakes.openid_provider import OpenIdProvider
-from tests.fakes.prometheus import SCRAPE_S, Prometheus, available, promtool
+from tests.fakes.prometheus import SCRAPE_S, Prometheus, promtool
 
 AGENTS = ("gpu_plugin", "fuse_mounter", "lxcfs_helper")
 NODE = "demonstration"
@@ -147,8 +147,6 @@ class Scene:
 
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
-    if not available():
-        pytest.skip("prometheus is not installed: deploy/machine/install-packages test")
     work = tmp_path_factory.mktemp("monitoring")
     with ExitStack() as ending:
         provider = openid_provider.started(work, life_s=3600.0)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import subprocess
 import time
 import urllib.parse
@@ -26,10 +25,6 @@ LIMIT_S = 60.0
 SCRAPE_S = 2
 
 Sample = tuple[dict[str, str], float]
-
-
-def available() -> bool:
-    return shutil.which("prometheus") is not None and shutil.which("promtool") is not None
 
 
 def promtool(*arguments: str, text: str | None = None) -> tuple[int, str]:

@@ -6,7 +6,6 @@ invented series, a sample a minute.
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,10 +16,7 @@ import yaml
 
 from tests.fakes.prometheus import EXAMPLE, RULES, promtool
 
-pytestmark = [
-    pytest.mark.processes,
-    pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed"),
-]
+pytestmark = pytest.mark.processes
 
 #: `@gpu` in a series: the labels that a scrape gives to an agent of this node.
 TARGETS = {
